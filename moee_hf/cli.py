@@ -1,0 +1,157 @@
+"""The command `moee`: data on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from . import __version__
+from .backbones import supported_backbones
+from .configuration_moee import EMBEDDED, MoEEConfig
+from .files import check_output, read_texts, write_embeddings
+from .functional_moee import COMBINATIONS
+from .info import model_info
+from .modeling_moee import MoEEModel
+from .prompts_moee import TEXT
+
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 an error that its message explains, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    # transformers reports the language-model head of every checkpoint as unexpected
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"moee: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moee", description="Text embeddings from any pretrained mixture-of-experts LLM, without training."
+    )
+    parser.add_argument("--version", action="version", version=f"moee_hf {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    similarity = commands.add_parser("similarity", help="print the cosine similarity of every text with every other")
+    similarity.add_argument("texts", nargs="+", metavar="TEXT")
+    _add_model_flags(similarity)
+    similarity.set_defaults(run=_similarity)
+
+    embed = commands.add_parser("embed", help="embed the texts of a file")
+    embed.add_argument("input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line")
+    embed.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
+    embed.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
+    embed.add_argument("--batch-size", type=int, default=32, help="texts per forward pass (default: 32)")
+    embed.add_argument("--normalize", action="store_true", help="scale embeddings to length 1")
+    _add_model_flags(embed)
+    embed.set_defaults(run=_embed)
+
+    info = commands.add_parser("info", help="print what a model gives and takes, from its configuration alone")
+    info.add_argument("model", metavar="MODEL", nargs="?", default=EMBEDDED, help="folder, config.json or Hub id")
+    info.add_argument("--revision", help="branch, tag or commit on the Hub")
+    info.set_defaults(run=_info)
+
+    backbones = commands.add_parser("backbones", help="list the supported architectures of the installed transformers")
+    backbones.set_defaults(run=lambda arguments: print("\n".join(supported_backbones())))
+    return parser
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=EMBEDDED, help="folder or Hub id of a MoEE repository or a plain MoE checkpoint")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--prompt", help=f"name of a prompt, or a template with {TEXT} (default: the model's)")
+    parser.add_argument("--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)")
+    parser.add_argument("--alpha", type=float, help="weight of the routing part in 'sum' (default: the model's)")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: auto with a GPU, else cpu)")
+
+
+def _load(arguments: argparse.Namespace) -> MoEEModel:
+    device = arguments.device or ("auto" if torch.cuda.is_available() else "cpu")
+    hub = {} if arguments.revision is None else {"revision": arguments.revision}
+    return MoEEModel.from_pretrained(arguments.model, dtype=arguments.dtype, device_map=device, **hub)
+
+
+def _encode(model: MoEEModel, texts: list[str], arguments: argparse.Namespace, **options: Any) -> Any:
+    prompt = arguments.prompt
+    which = {"prompt": prompt} if prompt is not None and TEXT in prompt else {"prompt_name": prompt}
+    return model.encode(texts, combination=arguments.combination, alpha=arguments.alpha, **which, **options)
+
+
+def _similarity(arguments: argparse.Namespace) -> None:
+    model = _load(arguments)
+    embeddings = _encode(model, arguments.texts, arguments)
+    # what cannot be shown on one line is shown escaped, so that the matrix stays one
+    labels = [text if text.isprintable() else json.dumps(text, ensure_ascii=False) for text in arguments.texts]
+    labels = [label if len(label) <= 48 else label[:47] + "…" for label in labels]
+    width = max(map(len, labels))
+    print(" " * (width + 4), *(f"{number:>6}" for number in range(1, len(labels) + 1)))
+    for number, (label, row) in enumerate(zip(labels, model.similarity(embeddings, embeddings), strict=True), 1):
+        print(f"{number:>3} {label:<{width}}", *(f"{value:6.3f}" for value in row.tolist()))
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    check_output(arguments.output)
+    texts = read_texts(arguments.input, arguments.column)
+    if not texts:
+        raise ValueError(f"{arguments.input}: expected texts; got none.")
+    model = _load(arguments)
+    embeddings = _encode(
+        model, texts, arguments, batch_size=arguments.batch_size, normalize_embeddings=arguments.normalize
+    )
+    config = model.config
+    metadata = {
+        "model": arguments.model,
+        "revision": arguments.revision or "",
+        "prompt": config.default_prompt_name or "none" if arguments.prompt is None else arguments.prompt,
+        "combination": arguments.combination or config.combination,
+        "alpha": str(config.alpha if arguments.alpha is None else arguments.alpha),
+        "normalized": str(arguments.normalize),
+        "moee_hf": __version__,
+    }
+    write_embeddings(arguments.output, texts, embeddings, metadata)
+    print(f"{len(texts)} embeddings of width {embeddings.shape[1]}: {arguments.output}", file=sys.stderr)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    info = model_info(MoEEConfig.from_pretrained(arguments.model, revision=arguments.revision))
+    visits = "" if info.top_k is None else f", {info.top_k} per token"
+    active = "unknown" if info.active_parameters is None else _quantity(info.active_parameters)
+    dtypes = (torch.float32, torch.bfloat16)
+    rows = {
+        "backbone": f"{info.model_type}, {info.num_layers} layers, {_name(info.dtype)}",
+        "routers": f"{info.num_moe_layers} MoE layers x {info.num_experts} experts{visits}",
+        "HS": str(info.hidden_size),
+        "RW": str(info.embedding_sizes["rw"]),
+        "embedding": ", ".join(f"{combination} {size}" for combination, size in info.embedding_sizes.items()),
+        "parameters": f"{_quantity(info.parameters)}, active {active} (without the language-model head)",
+        "weights": ", ".join(f"{info.memory(dtype) / 2**30:.2f} GiB in {_name(dtype)}" for dtype in dtypes),
+    }
+    for name, value in rows.items():
+        print(f"{name:<11} {value}")
+
+
+def _quantity(number: int) -> str:
+    size, unit = next((size, unit) for size, unit in _UNITS if number >= size)
+    return f"{number / size:.2f} {unit}".rstrip()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

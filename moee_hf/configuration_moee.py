@@ -1,0 +1,225 @@
+"""Configuration of a MoEE model: the backbone's own configuration, and every choice that changes a vector."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig
+
+from .configuration_deepseek import DeepseekConfig
+from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
+from .prompts_moee import PROMPTS, check_template
+
+EMBEDDED = "embedded"
+
+
+def resolve_source(source: str | os.PathLike[str]) -> str:
+    """Return the folder of the small backbone that the package carries for `"embedded"`, and any other source as is."""
+    return str(Path(__file__).parent / EMBEDDED) if source == EMBEDDED else str(source)
+
+
+class MoEEConfig(PreTrainedConfig):
+    """Configuration of a `MoEEModel`; the defaults are the paper's.
+
+    `MoEEConfig.from_pretrained(source)` also reads the configuration of a plain MoE checkpoint and wraps it.
+
+    Args:
+        backbone_config: Configuration of the MoE backbone, or the dictionary of one with its `model_type`.
+            None: that of OLMoE-1B-7B.
+        combination: What the embedding is made of: `"hs"`, `"rw"`, `"concat"` or `"sum"` (section 3.3).
+        alpha: Weight of the routing similarity in `"sum"`, >= 0.
+        pooling: Which tokens speak for a text: `"lasttoken"`, `"mean"` or `"weightedmean"`.
+        hidden_layer: The hidden state that is HS, counted as in `hidden_states` of transformers: 0 are the token
+            embeddings, k is what layer k leaves, -1 is the last layer's after the final norm.
+        router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do not
+            count), negative from the last. None: all.
+        router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
+        standardize: Whether HS and RW are standardized with the statistics stored in the model.
+        calibrated: Whether the weights hold such statistics; set by `MoEEModel.set_statistics`.
+        prompts: Templates by name, each with `{text}` once; `prompteol` and `none` are always known.
+        default_prompt_name: Name of the prompt that `encode` uses when the call names none. None: no prompt.
+        max_length: The most tokens of a text with its prompt. None: what tokenizer and backbone allow.
+        router_shape: MoE layers and experts of the backbone, `[L, E]`; set by the model, which finds them.
+    """
+
+    model_type = "moee"
+    sub_configs = {"backbone_config": AutoConfig}
+    # sentence-transformers reads the width of an embedding under this name
+    attribute_map = {"projection_dim": "embedding_size"}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    combination: str = "sum"
+    alpha: float = 1.0
+    pooling: str = "lasttoken"
+    hidden_layer: int = -1
+    router_layers: list[int] | None = None
+    router_activation: str = "softmax"
+    standardize: bool = False
+    calibrated: bool = False
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = "prompteol"
+    max_length: int | None = None
+    router_shape: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.backbone_config is None:
+            self.backbone_config = OlmoeConfig()
+        elif isinstance(self.backbone_config, dict):
+            self.backbone_config = backbone_config_from_dict(self.backbone_config)
+        if self.prompts is None:
+            self.prompts = dict(PROMPTS)
+        # an empty mapping keeps the implementations that the backbone's configuration already names
+        kwargs.setdefault("attn_implementation", {})
+        kwargs.setdefault("experts_implementation", {})
+        super().__post_init__(**kwargs)
+        self.template(self.default_prompt_name)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if check := _CHECKS.get(key):
+            check(f"MoEEConfig.{key}", value)
+        super().__setattr__(key, value)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        source = resolve_source(pretrained_model_name_or_path)
+        config, kwargs = super().get_config_dict(source, **kwargs)
+        if config.get("model_type") != cls.model_type:
+            config = {"model_type": cls.model_type, "backbone_config": config}
+        return config, kwargs
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    def template(self, prompt_name: str | None) -> str:
+        """Return the template of a prompt.
+
+        Args:
+            prompt_name: A name in `prompts`, or a built-in one. None: no prompt.
+
+        Raises:
+            ValueError: If no prompt has this name.
+        """
+        prompts = PROMPTS | self.prompts
+        if (name := prompt_name or "none") not in prompts:
+            raise ValueError(
+                f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}. Another template can be "
+                "given as prompt='... {text} ...'."
+            )
+        return prompts[name]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of HS."""
+        return self.get_text_config().hidden_size
+
+    @property
+    def router_rows(self) -> list[int]:
+        """The routers that make up RW, counted from 0, in the order of `router_layers`.
+
+        Raises:
+            ValueError: If `router_layers` names a router that the backbone does not have.
+        """
+        layers = self._router_shape[0]
+        selected = range(layers) if self.router_layers is None else self.router_layers
+        if bad := [row for row in selected if not -layers <= row < layers]:
+            raise ValueError(
+                f"MoEEConfig.router_layers: expected numbers from {-layers} to {layers - 1}, as the backbone has {layers} "
+                f"MoE layers; got {bad[0]!r}."
+            )
+        rows = [row % layers for row in selected]
+        if len(set(rows)) < len(rows):
+            raise ValueError(f"MoEEConfig.router_layers: expected each MoE layer once; got {self.router_layers!r}.")
+        return rows
+
+    @property
+    def routing_shape(self) -> tuple[int, int]:
+        """Shape of RW: MoE layers read, experts."""
+        return len(self.router_rows), self._router_shape[1]
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of an embedding."""
+        return self.size(self.combination)
+
+    def size(self, combination: str) -> int:
+        """Return the width of an embedding combined in this way."""
+        layers, experts = self.routing_shape
+        return (combination != "rw") * self.hidden_size + (combination != "hs") * layers * experts
+
+    @property
+    def _router_shape(self) -> list[int]:
+        if self.router_shape is None:
+            raise ValueError(
+                "MoEEConfig.router_shape: expected the number of MoE layers and experts; got None. They are known once "
+                "the model is built: MoEEModel(config).config."
+            )
+        return self.router_shape
+
+
+def backbone_config_from_dict(config: dict[str, Any]) -> PreTrainedConfig:
+    """Return the configuration object for the content of a backbone's `config.json`.
+
+    Raises:
+        ValueError: If the dictionary has no model type, or one that transformers does not know.
+    """
+    # what belongs to the backbone's repository and would be wrong, or run its code, in ours
+    config = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
+    model_type = config.get("model_type")
+    if model_type == DeepseekConfig.model_type:
+        return DeepseekConfig.from_dict(config)
+    if model_type not in CONFIG_MAPPING:
+        from transformers import __version__
+
+        raise ValueError(
+            f"MoEEConfig.backbone_config: expected the model_type of an architecture in transformers {__version__}; got "
+            f"{model_type!r}. Architectures that exist as remote code alone are not wrapped; a newer transformers may "
+            "carry this one."
+        )
+    return CONFIG_MAPPING[model_type].from_dict(config)
+
+
+def _check_int(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected an integer; got {value!r}.")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False; got {value!r}.")
+
+
+def _check_max_length(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{name}: expected a number of tokens >= 1, or None; got {value!r}.")
+
+
+def _check_router_layers(name: str, value: object) -> None:
+    if value is not None and (
+        not isinstance(value, list | tuple) or not value or not all(type(layer) is int for layer in value)
+    ):
+        raise ValueError(f"{name}: expected a list of MoE layers, such as [0, -1], or None for all; got {value!r}.")
+
+
+def _check_prompts(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: expected a dictionary of templates by name; got {value!r}.")
+    for prompt_name, template in value.items():
+        check_template(f"{name}[{prompt_name!r}]", template)
+
+
+_CHECKS = {
+    "combination": lambda name, value: check_choice(name, value, COMBINATIONS),
+    "alpha": check_alpha,
+    "pooling": lambda name, value: check_choice(name, value, POOLINGS),
+    "hidden_layer": _check_int,
+    "router_layers": _check_router_layers,
+    "router_activation": lambda name, value: check_choice(name, value, ROUTER_ACTIVATIONS),
+    "standardize": _check_bool,
+    "calibrated": _check_bool,
+    "prompts": _check_prompts,
+    "max_length": _check_max_length,
+}

@@ -1,0 +1,167 @@
+"""Texts from files, embeddings to files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+from safetensors.numpy import save_file
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def read_texts(source: str, column: str = "text") -> list[str]:
+    """Read the texts of a file, all of them, in order.
+
+    Args:
+        source: A `.txt` (a text a line), `.jsonl`, `.csv` (with a header) or `.parquet` file, UTF-8; `-` is standard input,
+            a text a line.
+        column: The field that holds the text, where the format has fields.
+
+    Raises:
+        ValueError: If the format is another, a row has no text, or the file is not UTF-8.
+        OSError: If the file cannot be read.
+    """
+    suffix = ".txt" if source == "-" else Path(source).suffix
+    if suffix == ".parquet":
+        rows = _parquet_rows(source, column)
+    elif suffix in _READERS:
+        rows = _READERS[suffix](_open(source), source, column)
+    else:
+        raise ValueError(f"{source}: expected a file ending in {', '.join([*_READERS, '.parquet'])}; got {suffix!r}.")
+    texts = []
+    try:
+        for where, text in rows:
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"{source}, {where}: expected a text; got {text!r}. Leave the row out.")
+            texts.append(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
+    return texts
+
+
+def check_output(output: str) -> None:
+    """Raise unless embeddings can be written to this file: asked before the work, not after.
+
+    Raises:
+        ValueError: If the format is none of `.npy`, `.parquet`, `.safetensors`.
+        OSError: If the folder is not there or not writable.
+        ImportError: If the format needs a package that is not installed.
+    """
+    path = Path(output)
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"{output}: expected a file ending in {', '.join(_WRITERS)}; got {path.suffix!r}.")
+    if not os.access(path.parent, os.W_OK):
+        raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is not there or not writable.")
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
+    """Write embeddings, complete or not at all.
+
+    Args:
+        output: `.npy` (the array), `.safetensors` (tensor `embeddings`, and the metadata) or `.parquet` (columns `text`
+            and `embedding`, a fixed-size list, and the metadata).
+        texts: The texts, of which `.parquet` keeps a column.
+        embeddings: Float32 array of shape `(len(texts), embedding_size)`.
+        metadata: How the embeddings were made.
+    """
+    path = Path(output)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        _WRITERS[path.suffix](partial, texts, embeddings, metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open(source: str) -> TextIO:
+    if source == "-":
+        sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        return sys.stdin
+    return open(source, encoding="utf-8-sig", newline="" if source.endswith(".csv") else None)
+
+
+def _lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
+    with file:
+        for number, line in enumerate(file, 1):
+            yield f"line {number}", line.removesuffix("\n")
+
+
+def _json_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
+    for where, line in _lines(file, source, column):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{source}, {where}: expected a JSON object; got {line[:80]!r} ({error}).") from error
+        if not isinstance(row, dict) or column not in row:
+            raise ValueError(f"{source}, {where}: expected an object with the field {column!r}; got {line[:80]!r}.")
+        yield where, row[column]
+
+
+def _csv_rows(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
+    with file:
+        reader = csv.DictReader(file)
+        _check_column(source, column, reader.fieldnames or [])
+        for row in reader:
+            yield f"line {reader.line_num}", row[column]
+
+
+def _parquet_rows(source: str, column: str) -> Iterator[tuple[str, Any]]:
+    file = _pyarrow().parquet.ParquetFile(source)
+    _check_column(source, column, file.schema_arrow.names)
+    number = 0
+    for batch in file.iter_batches(columns=[column]):
+        for text in batch.column(0).to_pylist():
+            number += 1
+            yield f"row {number}", text
+
+
+def _check_column(source: str, column: str, columns: Any) -> None:
+    if column not in columns:
+        raise ValueError(f"{source}: expected the column {column!r}; got {', '.join(map(repr, columns))}. Name it: --column.")
+
+
+def _write_npy(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
+    with path.open("wb") as file:
+        np.save(file, embeddings)
+
+
+def _write_safetensors(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
+    save_file({"embeddings": embeddings}, path, metadata=metadata)
+
+
+def _write_parquet(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
+    pa = _pyarrow()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+    table = pa.table({"text": pa.array(texts, pa.string()), "embedding": vectors})
+    pa.parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def _pyarrow() -> pyarrow:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("Parquet files need pyarrow: pip install 'moee_hf[parquet]'.") from error
+    return pyarrow
+
+
+_READERS: dict[str, Callable[[TextIO, str, str], Iterator[tuple[str, Any]]]] = {
+    ".txt": _lines,
+    ".jsonl": _json_lines,
+    ".csv": _csv_rows,
+}
+_WRITERS: dict[str, Callable[[Path, list[str], np.ndarray, dict[str, str]], None]] = {
+    ".npy": _write_npy,
+    ".parquet": _write_parquet,
+    ".safetensors": _write_safetensors,
+}

@@ -1,0 +1,167 @@
+"""The method as pure tensor functions, in the order of the data: pool, route, standardize, combine, compare.
+
+*Your Mixture-of-Experts LLM Is Secretly an Embedding Model For Free* (arXiv 2410.10814). Letters in the shape comments:
+B texts, T tokens, D hidden size, L MoE layers, E experts, N embedding size. All results are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+COMBINATIONS = ("hs", "rw", "concat", "sum")
+POOLINGS = ("lasttoken", "mean", "weightedmean")
+ROUTER_ACTIVATIONS = ("softmax", "logits")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`; `name` says where it stands."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+def check_alpha(name: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is a finite number >= 0; `name` says where it stands."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number >= 0 (the weight of the routing part); got {value!r}.")
+
+
+def pad_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Move the padding of each row behind its tokens, whose order stays.
+
+    Backbones disagree about padding on the left (absolute positions, expert capacity, compressed keys) but all read
+    right-padded rows as they read the text alone. So every batch takes this form before it reaches the backbone.
+
+    Args:
+        attention_mask: 1 for a token, 0 for padding, of shape `(batch_size, sequence_length)`.
+        tensors: Tensors whose first two dimensions are those of the mask.
+
+    Returns:
+        The tensors, reordered along dimension 1.
+    """
+    order = attention_mask.argsort(dim=1, descending=True, stable=True)  # [B, T]
+    rows = torch.arange(len(order), device=order.device)[:, None]
+    return [tensor[rows, order] for tensor in tensors]
+
+
+def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Reduce the values of a text's tokens to one vector, chosen by the mask whatever the padding side.
+
+    Args:
+        values: One vector per token, of shape `(batch_size, sequence_length, size)`.
+        attention_mask: 1 for a token, 0 for padding, of shape `(batch_size, sequence_length)`.
+        pooling: `"lasttoken"` (the paper's, section 3.1), `"mean"`, or `"weightedmean"`: the mean with weights
+            1, 2, 3, ... along the tokens (SGPT, arXiv 2202.08904, equation 3).
+
+    Returns:
+        Float32 tensor of shape `(batch_size, size)`.
+
+    Raises:
+        ValueError: If `pooling` is none of these.
+    """
+    check_choice("pooling", pooling, POOLINGS)
+    mask = attention_mask.to(values.device)
+    position = mask.cumsum(dim=1) * mask  # [B, T] 1 for a text's first token, 2 for its second, 0 for padding
+    if pooling == "lasttoken":
+        rows = torch.arange(len(values), device=values.device)
+        return values[rows, position.argmax(dim=1)].float()  # [B, size]
+    weights = (mask if pooling == "mean" else position).float()
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return torch.einsum("bt,bts->bs", weights, values.float())
+
+
+def route(router_logits: torch.Tensor, activation: str) -> torch.Tensor:
+    """Turn a router's logits into routing weights, in float32 whatever their dtype (section 3.1).
+
+    Args:
+        router_logits: Logits over the experts, of shape `(..., num_experts)`.
+        activation: `"softmax"` (the paper), or `"logits"` for the logits as they are (what the authors' released code
+            takes from OLMoE and Qwen1.5-MoE).
+
+    Returns:
+        Float32 tensor of the same shape.
+
+    Raises:
+        ValueError: If `activation` is neither.
+    """
+    check_choice("router_activation", activation, ROUTER_ACTIVATIONS)
+    return router_logits.softmax(dim=-1, dtype=torch.float32) if activation == "softmax" else router_logits.float()
+
+
+def standardize(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return `(values - mean) / std`, with statistics of a corpus that broadcast over the batch."""
+    return (values - mean.to(values)) / std.to(values)
+
+
+def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha: float) -> torch.Tensor:
+    """Combine the hidden state (HS) and the routing weights (RW) of each text into its embedding (section 3.3).
+
+    `"concat"` is `[h ; r]`. `"sum"` is `[h/|h| ; sqrt(alpha) r/|r|]`, whose cosine is the paper's weighted sum of
+    similarities, `(cos(h1, h2) + alpha cos(r1, r2)) / (1 + alpha)`, exactly: one vector for any vector index.
+
+    Args:
+        hidden: HS, of shape `(batch_size, hidden_size)`.
+        routing: RW, of shape `(batch_size, num_moe_layers, num_experts)`.
+        combination: `"hs"`, `"rw"`, `"concat"` or `"sum"`.
+        alpha: Weight of RW in `"sum"`, >= 0; the other combinations do not read it.
+
+    Returns:
+        Tensor of shape `(batch_size, embedding_size)`.
+
+    Raises:
+        ValueError: If `combination` or `alpha` is none of these.
+    """
+    check_choice("combination", combination, COMBINATIONS)
+    check_alpha("alpha", alpha)
+    routing = routing.flatten(1)  # [B, L * E]
+    if combination == "hs":
+        return hidden
+    if combination == "rw":
+        return routing
+    if combination == "sum":
+        hidden, routing = F.normalize(hidden, dim=-1), alpha**0.5 * F.normalize(routing, dim=-1)
+    return torch.cat([hidden, routing], dim=-1)  # [B, D + L * E]
+
+
+def similarity(a: object, b: object) -> torch.Tensor:
+    """Cosine similarity of every vector of `a` with every vector of `b`.
+
+    Args:
+        a: Tensor, array or list of vectors, of shape `(n, size)` or `(size,)`.
+        b: The same, of shape `(m, size)` or `(size,)`.
+
+    Returns:
+        Float32 tensor of shape `(n, m)`.
+    """
+    return _unit_rows(a) @ _unit_rows(b).T
+
+
+def similarity_pairwise(a: object, b: object) -> torch.Tensor:
+    """Cosine similarity of each vector of `a` with the vector of `b` at the same place.
+
+    Args:
+        a: Tensor, array or list of vectors, of shape `(n, size)` or `(size,)`.
+        b: The same, of the same shape.
+
+    Returns:
+        Float32 tensor of shape `(n,)`.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    a, b = _unit_rows(a), _unit_rows(b)
+    if a.shape != b.shape:
+        raise ValueError(
+            f"similarity_pairwise: expected two sets of the same shape; got {tuple(a.shape)} and {tuple(b.shape)}. "
+            "similarity() compares every vector of one set with every vector of the other."
+        )
+    return (a * b).sum(dim=-1)
+
+
+def _unit_rows(vectors: object) -> torch.Tensor:
+    if isinstance(vectors, list | tuple) and vectors and not isinstance(vectors[0], int | float):
+        vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
+    vectors = torch.as_tensor(vectors).float()
+    return F.normalize(torch.atleast_2d(vectors), dim=-1)

@@ -1,0 +1,116 @@
+"""Prompt templates, and tokenising a text inside one without ever cutting the template."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+TEXT = "{text}"
+PROMPTS = {
+    # section 4 of the paper, after Jiang et al. (arXiv 2307.16645)
+    "prompteol": 'This sentence : "{text}" means in one word:"',
+    "none": "{text}",
+}
+
+
+class TokenizerNotFoundError(ValueError):
+    """A model source without a tokenizer."""
+
+
+def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside a model's weights.
+
+    Args:
+        source: Folder or Hub id.
+        kwargs: Those of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        TokenizerNotFoundError: If there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
+        # for some model types transformers makes an empty tokenizer where there is none; and a call here settles the
+        # state of a fast tokenizer before threads share it
+        if tokenizer("text")["input_ids"]:
+            return tokenizer
+        why = "it has no vocabulary"
+    except (OSError, ValueError) as error:
+        why = str(error)
+    raise TokenizerNotFoundError(
+        f"MoEEModel.tokenizer: expected a tokenizer beside the weights; {source!r} has none ({why}). Set one: "
+        "model.tokenizer = AutoTokenizer.from_pretrained(...)."
+    )
+
+
+def check_texts(texts: Sequence[object]) -> None:
+    """Raise unless every text is a string that a tokenizer can read.
+
+    Raises:
+        TypeError: If a text is not a string.
+        ValueError: If a text is empty or no valid Unicode.
+    """
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{i}]: expected a string; got {text!r} of type {type(text).__name__}.")
+        if not text:
+            raise ValueError(f"texts[{i}]: expected a text to embed; got an empty string. Leave it out.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"texts[{i}]: expected valid Unicode; got a lone surrogate at character {error.start}. Decode its source "
+                "with the right encoding."
+            ) from None
+
+
+def check_template(name: str, template: object) -> None:
+    """Raise `ValueError` unless `template` is a string that holds `{text}` exactly once; `name` says where it stands."""
+    if not isinstance(template, str) or template.count(TEXT) != 1:
+        raise ValueError(
+            f"{name}: expected a template with {TEXT} exactly once, where the text goes; got {template!r}. "
+            f"To put words before the text, write 'words: {TEXT}'; for no prompt, {PROMPTS['none']!r}."
+        )
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], template: str, max_length: int
+) -> tuple[list[list[int]], int]:
+    """Tokenise each text inside the template; a text too long loses its end, the template nothing.
+
+    The text is put in as it is, quotes, braces and all. An uncut text gets the tokenizer's ids of the filled template;
+    a cut one those of the template filled with the longest beginning of the text that fits.
+
+    Args:
+        tokenizer: Any tokenizer; its special tokens are added as it adds them.
+        texts: The texts.
+        template: A string with `{text}` exactly once.
+        max_length: The most tokens that a filled template may have, special tokens included.
+
+    Returns:
+        The token ids of each text, and how many texts were cut.
+
+    Raises:
+        ValueError: If not one character of a text fits beside the template.
+    """
+    head, tail = template.split(TEXT)
+
+    def token_ids(texts: Sequence[str]) -> list[list[int]]:
+        # neither padding nor truncation, so that a fast tokenizer shared by threads is never reconfigured
+        return tokenizer([head + text + tail for text in texts], verbose=False)["input_ids"]
+
+    ids = token_ids(texts) if texts else []
+    too_long = [i for i, text_ids in enumerate(ids) if len(text_ids) > max_length]
+    for i in too_long:
+        text = texts[i]
+        kept = bisect.bisect_right(
+            range(1, len(text) + 1), max_length, key=lambda end, text=text: len(token_ids([text[:end]])[0])
+        )
+        if kept == 0:
+            raise ValueError(
+                f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt {template!r} "
+                f"alone takes {len(token_ids([''])[0])} tokens. Raise max_length or choose a shorter prompt."
+            )
+        ids[i] = token_ids([text[:kept]])[0]
+    return ids, len(too_long)

@@ -1,0 +1,277 @@
+"""Reading the routers of any MoE backbone: the generic path, and the short table of exceptions.
+
+transformers declares, for every MoE architecture, the class of its router modules and where their logits stand in the
+output. Hooks of our own on these modules reduce the logits of each layer to one vector per text while the forward pass
+runs. transformers' recorder would keep the logits of every token of every layer until its end, is dropped by wrappers
+around a text model, and leaves a model that cannot be pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.utils.output_capturing import OutputRecorder
+
+from .configuration_deepseek import DeepseekConfig
+from .functional_moee import pool, route
+from .modeling_deepseek import DeepseekModel
+
+
+class UnsupportedBackboneError(ValueError, NotImplementedError):
+    """A backbone whose routing weights cannot be read; the message says why and what to use instead."""
+
+
+@dataclass(frozen=True)
+class RouterException:
+    """How a text model departs from "each router that transformers records returns logits over its experts".
+
+    Args:
+        classes: Names of the router classes, where transformers declares others.
+        index: Place of the logits in their output.
+        probabilities: Whether the output is softmaxed already.
+        width: Attribute of the router that counts its outputs, where the rows of its last matrix do not.
+    """
+
+    classes: tuple[str, ...] = ()
+    index: int = 0
+    probabilities: bool = False
+    width: str | None = None
+
+
+# by model_type of the text model
+EXCEPTIONS = {
+    # the first layers choose experts by token id, but their learned gate scores all experts like any router
+    "deepseek_v4": RouterException(classes=("DeepseekV4HashRouter", "DeepseekV4TopKRouter")),
+    # transformers records the whole MoE block, which holds the vision experts too
+    "ernie4_5_vl_moe_text": RouterException(width="num_experts"),
+    "gemma4_text": RouterException(probabilities=True),
+    # the router's matrix also scores the shared experts, which its output leaves out
+    "inkling_text": RouterException(width="num_experts"),
+    # attention is a mixture of experts too, and transformers records its router twice
+    "jetmoe": RouterException(classes=("JetMoeTopKGating",), index=4),
+}
+
+# by model_type of the backbone
+REFUSED = {
+    "diffusion_gemma": "its forward pass draws a random canvas, so a text has no one vector; use gemma4",
+    "diffusion_gemma_text": "it is a part of diffusion_gemma, whose forward pass draws a random canvas; use gemma4",
+    "doge": "its product-key router gives no distribution over the experts, and mixes the texts of a batch; use olmoe",
+    "deepseek_ocr2_text": "transformers loads it only inside its composite; use the deepseek_ocr2 checkpoint",
+    "ernie4_5_vl_moe_text": "transformers loads it only inside its composite; use the ernie4_5_vl_moe checkpoint",
+    "qwen3_omni_moe": "transformers has no base model for it; use its thinker, qwen3_omni_moe_thinker",
+    "qwen3_omni_moe_text": "transformers loads it only inside its composite; use qwen3_omni_moe_thinker",
+    "qwen3_omni_moe_talker_text": "it speaks audio codes, not text; use qwen3_omni_moe_thinker",
+    "step3p5": "transformers loads it only inside its composite; use the step3p7 checkpoint",
+    "unlimited_ocr_text": "transformers loads it only inside its composite; use the unlimited_ocr checkpoint",
+}
+
+
+def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return the class of a backbone, without a language-model head.
+
+    Raises:
+        UnsupportedBackboneError: If the architecture is one that MoEE cannot use.
+    """
+    if config.model_type in REFUSED:
+        raise UnsupportedBackboneError(f"MoEE cannot use a {config.model_type} backbone: {REFUSED[config.model_type]}.")
+    if config.model_type == DeepseekConfig.model_type:
+        return DeepseekModel
+    if type(config) not in MODEL_MAPPING:
+        raise UnsupportedBackboneError(
+            f"MoEE cannot use a {config.model_type} backbone: transformers has no base model (AutoModel) for it. "
+            "If it is a part of a larger model, use that model's checkpoint."
+        )
+    return MODEL_MAPPING[type(config)]
+
+
+def text_model(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Return the part of a backbone that reads text: the encoder of an encoder-decoder, else the decoder."""
+    inner = backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone.get_decoder()
+    return getattr(inner, "model", inner)  # without the language-model head that some composites keep around it
+
+
+def find_routers(backbone: PreTrainedModel) -> list[tuple[nn.Module, int]]:
+    """Return the routers of the text model, first layer first, each with the place of the logits in its output.
+
+    Raises:
+        UnsupportedBackboneError: If there is none.
+    """
+    text = text_model(backbone)
+    declared = _recorders(text, "router_logits")
+    routers = [(module, recorder.index) for module, recorder in _recorded(text, declared)]
+    if (exception := _exception(text)).classes:
+        routers = [(m, exception.index) for m in text.modules() if type(m).__name__ in exception.classes]
+    if not routers:
+        model_type = backbone.config.model_type
+        why = (
+            "it is a mixture-of-experts architecture, but this configuration has no MoE layer"
+            if declared
+            else "it is dense, or its routers are not declared to transformers"
+        )
+        raise UnsupportedBackboneError(
+            f"MoEE cannot use this {model_type} backbone: {why}, and without routers there are no routing weights to "
+            "embed. Use a mixture-of-experts checkpoint (`moee backbones` lists the architectures); for the hidden "
+            "states of a dense model, sentence-transformers."
+        )
+    return routers
+
+
+def count_experts(backbone: PreTrainedModel) -> int:
+    """Return over how many experts each router of the backbone distributes a token.
+
+    Raises:
+        UnsupportedBackboneError: If the layers differ.
+    """
+    width = _exception(text_model(backbone)).width
+    counts = {getattr(router, width) if width else _last_matrix(router).shape[0] for router, _ in find_routers(backbone)}
+    if len(counts) > 1:
+        raise UnsupportedBackboneError(
+            f"MoEE cannot use this {backbone.config.model_type} backbone: expected as many experts in every MoE layer; "
+            f"got layers of {', '.join(map(str, sorted(counts)))}."
+        )
+    return counts.pop()
+
+
+@dataclass
+class Reading:
+    """What one forward pass reads from a backbone: the pooled routing weights, and HS below the last layer.
+
+    Args:
+        attention_mask: Mask of the batch, of shape `(batch_size, sequence_length)`.
+        pooling: How the values of a text's tokens become one vector.
+        activation: How router logits become routing weights.
+        rows: The routers to read, counted from 0.
+        layer: The layer whose input is HS; None if HS is the backbone's output.
+    """
+
+    attention_mask: torch.Tensor
+    pooling: str
+    activation: str
+    rows: list[int]
+    layer: int | None = None
+    routing: dict[int, torch.Tensor] = field(default_factory=dict)
+    hidden: torch.Tensor | None = None
+
+    def pool(self, values: torch.Tensor) -> torch.Tensor:
+        """Reduce the values of the tokens, `[B * T, size]` or `[B, T, size]`, to `[B, size]`."""
+        return pool(values.reshape(*self.attention_mask.shape, -1), self.attention_mask, self.pooling)
+
+    def stack_routing(self, device: torch.device) -> torch.Tensor:
+        """Return the routing weights read, of shape `(batch_size, len(rows), num_experts)`."""
+        return torch.stack([self.routing[row].to(device) for row in self.rows], dim=1)
+
+
+# of the thread or task that runs the forward pass, so that any number may share a model
+_reading: ContextVar[Reading | None] = ContextVar("moee_reading", default=None)
+
+
+@contextmanager
+def reading(plan: Reading) -> Iterator[Reading]:
+    """Let the hooks of the backbone that runs inside this context read what `plan` asks for."""
+    token = _reading.set(plan)
+    try:
+        yield plan
+    finally:
+        _reading.reset(token)
+
+
+def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
+    """Hook the routers and the layers of a backbone; the hooks do nothing outside a `reading` context.
+
+    Returns:
+        Routers and experts, `[L, E]`, and the number of layers.
+
+    Raises:
+        UnsupportedBackboneError: If the backbone has no routers, or routers of several widths.
+    """
+    text = text_model(backbone)
+    routers = find_routers(backbone)
+    layers = [layer for layer, _ in _recorded(text, _recorders(text, "hidden_states"))]
+    for row, (router, index) in enumerate(routers):
+        router.register_forward_hook(RouterHook(row, index, _exception(text).probabilities))
+    for index, layer in enumerate(layers):
+        layer.register_forward_pre_hook(LayerHook(index), with_kwargs=True)
+    return [len(routers), count_experts(backbone)], len(layers)
+
+
+def layer_to_read(hidden_layer: int, num_layers: int) -> int | None:
+    """Return the layer whose input is the hidden state of this number; None for the output of the last layer.
+
+    Raises:
+        ValueError: If there is no such hidden state.
+    """
+    if not -num_layers - 1 <= hidden_layer <= num_layers:
+        raise ValueError(
+            f"MoEEConfig.hidden_layer: expected a number from {-num_layers - 1} to {num_layers}, as the backbone has "
+            f"{num_layers} layers; got {hidden_layer}."
+        )
+    layer = hidden_layer % (num_layers + 1)
+    return None if layer == num_layers else layer
+
+
+@dataclass(frozen=True)
+class RouterHook:
+    """Forward hook of one router: pools the routing weights of each text."""
+
+    row: int
+    index: int
+    probabilities: bool
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        plan = _reading.get()
+        if plan is None or self.row not in plan.rows:
+            return
+        logits = output[self.index] if isinstance(output, tuple) else output
+        if self.probabilities:
+            logits = logits.float().log()  # their softmax gives the probabilities back
+        plan.routing[self.row] = plan.pool(route(logits, plan.activation))
+
+
+@dataclass(frozen=True)
+class LayerHook:
+    """Forward pre-hook of one layer: pools its input, which is the hidden state of this number."""
+
+    index: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        plan = _reading.get()
+        if plan is None or plan.layer != self.index:
+            return
+        hidden = args[0] if args else kwargs["hidden_states"]  # [B, T, D]
+        if hidden.ndim != 3:
+            raise ValueError(
+                f"MoEEConfig.hidden_layer: expected one hidden state per token; between its layers this backbone has "
+                f"{hidden.shape[2]} of them (shape {tuple(hidden.shape)}). Use hidden_layer=-1."
+            )
+        plan.hidden = plan.pool(hidden)
+
+
+def _exception(text: PreTrainedModel) -> RouterException:
+    return EXCEPTIONS.get(text.config.model_type, RouterException())
+
+
+def _recorders(text: PreTrainedModel, key: str) -> list[OutputRecorder]:
+    declared = text.can_record_outputs.get(key, [])
+    declared = declared if isinstance(declared, list) else [declared]
+    return [spec if isinstance(spec, OutputRecorder) else OutputRecorder(spec) for spec in declared]
+
+
+def _recorded(text: PreTrainedModel, recorders: list[OutputRecorder]) -> list[tuple[nn.Module, OutputRecorder]]:
+    return [
+        (module, recorder)
+        for name, module in text.named_modules()
+        for recorder in recorders
+        if isinstance(module, recorder.target_class)
+        and (recorder.layer_name is None or f".{recorder.layer_name}." in f".{name}.")
+    ]
+
+
+def _last_matrix(router: nn.Module) -> torch.Tensor:
+    return [weight for name, weight in router.named_parameters() if name.endswith("weight") and weight.ndim == 2][-1]

@@ -1,0 +1,52 @@
+import os
+from pathlib import Path
+
+# nothing here may reach for the Hub; set before huggingface_hub reads it
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+import transformers
+
+from moee_hf import MoEEModel
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+TEXTS = [
+    "A man is playing a guitar.",
+    "Someone performs music.",
+    'He said "no", twice; {text} and {0} are not placeholders here.',
+    "Naïve café — the price is 5 €\nand a second line. 🎸🙂",
+    "Stock prices fell sharply on Monday, and so did the mood of everyone who had bought them the week before.",
+    "x",
+    "Two dogs run in the snow.",
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet():
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def loaded() -> MoEEModel:
+    return MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+
+
+@pytest.fixture
+def model(loaded: MoEEModel):
+    """The embedded model in float32; what a test changes in its configuration is undone."""
+    before = dict(vars(loaded.config))
+    yield loaded
+    vars(loaded.config).clear()
+    vars(loaded.config).update(before)
+
+
+@pytest.fixture(scope="session")
+def evaluation_data() -> Path:
+    """Folder of evaluation sets that the repository does not carry."""
+    folder = Path(os.environ.get("MOEE_DATA", ROOT.parent / "shared" / "data" / "eval"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the evaluation sets in {folder}; set MOEE_DATA to their folder")
+    return folder
