@@ -89,6 +89,10 @@ class MoEEConfig(PreTrainedConfig):
             config = {"model_type": cls.model_type, "backbone_config": config}
         return config, kwargs
 
+    def to_dict(self) -> dict[str, Any]:
+        # the backbone as its own config.json has it, without the defaults of every model
+        return super().to_dict() | {"backbone_config": self.backbone_config.to_diff_dict()}
+
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
 

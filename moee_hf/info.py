@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers.initialization import no_init_weights
 
 from .configuration_moee import MoEEConfig
 from .modeling_moee import MoEEModel
@@ -54,8 +53,8 @@ def model_info(config: MoEEConfig) -> ModelInfo:
     Raises:
         UnsupportedBackboneError: If MoEE cannot use the backbone.
     """
-    with torch.device("meta"), no_init_weights():
-        model = MoEEModel(config)
+    model = MoEEModel.without_weights(config)
+    config = model.config
     text = text_model(model.model)
     router = find_routers(model.model)[0][0]
     num_moe_layers, num_experts = config.router_shape

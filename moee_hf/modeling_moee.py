@@ -18,10 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, cached_file, can_return_tuple, logging
 
 from .configuration_moee import MoEEConfig, resolve_source
-from .functional_moee import combine, pad_right, similarity, similarity_pairwise, standardize
+from .functional_moee import (
+    COMBINATIONS,
+    check_alpha,
+    check_choice,
+    combine,
+    pad_right,
+    similarity,
+    similarity_pairwise,
+    standardize,
+)
 from .prompts_moee import TokenizerNotFoundError, check_template, check_texts, load_tokenizer, tokenize
 from .routing_moee import Reading, backbone_class, install_hooks, layer_to_read, reading, text_model
 
@@ -85,6 +95,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             fields = {name: kwargs.pop(name) for name in MoEEConfig.__annotations__ if name in kwargs}
             config = MoEEConfig.from_pretrained(source, **hub_kwargs, **fields)
         config = copy.deepcopy(config)
+        cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
         backbone, info = backbone_class(config.backbone_config).from_pretrained(
             source, config=config.backbone_config, output_loading_info=True, **kwargs
         )
@@ -100,6 +111,12 @@ class MoEEPreTrainedModel(PreTrainedModel):
             model.set_statistics(**load_file(cached_file(source, STATISTICS_NAME, **hub_kwargs)))
         model.tokenizer_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def without_weights(cls, config: MoEEConfig):
+        """Build a model on the meta device: its shapes, without memory or time for its weights."""
+        with torch.device("meta"), no_init_weights():
+            return cls(copy.deepcopy(config))
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save weights, statistics, configuration, code and tokenizer: a folder that `AutoModel` loads without this package.
@@ -168,7 +185,9 @@ class MoEEModel(MoEEPreTrainedModel):
         config.backbone_config = backbone.config
         config.backbone_config.name_or_path = ""  # the path of one machine has no place in a repository's config.json
         config.router_shape, self.num_layers = install_hooks(self.model)
+        # layers that the backbone does not have are refused here, not at the first text
         layer_to_read(config.hidden_layer, self.num_layers)
+        _ = config.router_rows
         self.statistics: Statistics | None = None
         self.tokenizer_kwargs: dict[str, object] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -245,19 +264,26 @@ class MoEEModel(MoEEPreTrainedModel):
             TypeError: If a text is not a string.
             ValueError: If a text is empty, or the prompt is unknown or leaves no room for text.
         """
+        config = self.config
         one = isinstance(texts, str)
-        texts = [texts] if one else list(texts)
-        check_texts(texts)
+        texts = check_texts([texts] if one else texts)
         if prompt is None:
-            prompt = self.config.template(self.config.default_prompt_name if prompt_name is None else prompt_name)
+            prompt = config.template(config.default_prompt_name if prompt_name is None else prompt_name)
         check_template("prompt", prompt)
+        combination = config.combination if combination is None else combination
+        check_choice("combination", combination, COMBINATIONS)
+        alpha = config.alpha if alpha is None else alpha
+        check_alpha("alpha", alpha)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
         max_length = self._max_length()
         ids, num_cut = tokenize(self.tokenizer, texts, prompt, max_length)
         if num_cut:
             logger.warning(f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens.")
 
-        size = self.config.size(self.config.combination if combination is None else combination)
-        embeddings = torch.empty(len(texts), size, device=self.device if convert_to_tensor else "cpu")
+        embeddings = torch.empty(
+            len(texts), config.size(combination), device=self.device if convert_to_tensor else "cpu"
+        )
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]), reverse=True)
         progress = logging.tqdm(
             total=len(texts),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -44,13 +44,16 @@ def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
     )
 
 
-def check_texts(texts: Sequence[object]) -> None:
-    """Raise unless every text is a string that a tokenizer can read.
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """Return the texts as a list, each a string that a tokenizer can read.
 
     Raises:
         TypeError: If a text is not a string.
         ValueError: If a text is empty or no valid Unicode.
     """
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"texts: expected a string or several; got {texts!r} of type {type(texts).__name__}.")
+    texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}]: expected a string; got {text!r} of type {type(text).__name__}.")
@@ -63,6 +66,7 @@ def check_texts(texts: Sequence[object]) -> None:
                 f"texts[{i}]: expected valid Unicode; got a lone surrogate at character {error.start}. Decode its source "
                 "with the right encoding."
             ) from None
+    return texts
 
 
 def check_template(name: str, template: object) -> None:

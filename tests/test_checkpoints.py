@@ -1,0 +1,209 @@
+"""Weights in and out: plain checkpoints, saved folders, other processes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, ROOT, TEXTS
+from safetensors.torch import load_file, save_file
+from tiny_backbones import redraw, tiny_config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    MixtralForCausalLM,
+    OlmoeForCausalLM,
+    Qwen2MoeForCausalLM,
+    Qwen3VLMoeForConditionalGeneration,
+)
+
+import moee_hf
+from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
+
+PLAIN = {
+    "olmoe": OlmoeForCausalLM,
+    "qwen2_moe": Qwen2MoeForCausalLM,
+    "mixtral": MixtralForCausalLM,
+    "qwen3_vl_moe": Qwen3VLMoeForConditionalGeneration,
+}
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def embeddings(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).embeddings
+
+
+@pytest.fixture(params=[*PLAIN, "deepseek"])
+def plain(request, tmp_path):
+    """A checkpoint as its own class saves it; DeepSeekMoE's in the original per-expert format."""
+    if request.param == "deepseek":
+        return GOLDEN / "deepseek"
+    redraw(PLAIN[request.param](tiny_config(request.param))).save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+def test_plain_checkpoint_loads_whole_and_saves_the_same_bytes(plain, tmp_path):
+    model, info = MoEEModel.from_pretrained(plain, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert info["unexpected_keys"] <= {"lm_head.weight"}
+    model.save_pretrained(tmp_path / "once")
+    again = MoEEModel.from_pretrained(tmp_path / "once")
+    again.save_pretrained(tmp_path / "twice")
+    once, twice = (load_file(tmp_path / name / "model.safetensors") for name in ("once", "twice"))
+    assert once.keys() == twice.keys()
+    assert (tmp_path / "once/model.safetensors").read_bytes() == (tmp_path / "twice/model.safetensors").read_bytes()
+    assert torch.equal(embeddings(model), embeddings(again))
+    # the tensors of the plain checkpoint, whose head keeps them under a prefix
+    original = {re.sub(r"^model\.", "", name): tensor for name, tensor in load_file(plain / "model.safetensors").items()}
+    original.pop("lm_head.weight", None)
+    assert original.keys() == once.keys()
+    assert all(torch.equal(original[name], tensor) for name, tensor in once.items())
+
+
+def test_saved_folder_is_a_checkpoint_of_the_backbone_too(tmp_path):
+    plain = redraw(OlmoeForCausalLM(tiny_config("olmoe")))
+    plain.save_pretrained(tmp_path / "plain")
+    MoEEModel.from_pretrained(tmp_path / "plain").save_pretrained(tmp_path / "moee")
+    backbone, info = OlmoeForCausalLM.from_pretrained(tmp_path / "moee", output_loading_info=True)
+    assert info["missing_keys"] == {"lm_head.weight"}
+    with torch.no_grad():
+        assert torch.equal(backbone.model(IDS).last_hidden_state, plain.model(IDS).last_hidden_state)
+
+
+@pytest.mark.parametrize("source", ["embedded", "deepseek"])
+def test_folder_loads_in_a_process_without_the_package(source, tmp_path):
+    model = MoEEModel.from_pretrained("embedded" if source == "embedded" else GOLDEN / source, alpha=0.5, pooling="mean")
+    model.save_pretrained(tmp_path / "saved")
+    script = f"""
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "moee_hf":
+            raise ModuleNotFoundError(f"No module named {{name!r}}")
+
+sys.meta_path.insert(0, Hidden())
+import numpy as np, torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained({str(tmp_path / "saved")!r}, trust_remote_code=True)
+assert "moee_hf" not in sys.modules and type(model).__module__.startswith("transformers_modules")
+with torch.no_grad():
+    vectors = [model(input_ids=torch.tensor({IDS.tolist()})).embeddings.numpy()]
+if {source == "embedded"}:
+    vectors.append(model.encode({TEXTS!r}))
+np.savez({str(tmp_path / "vectors.npz")!r}, *vectors)
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-P", "-c", script], check=True, env=environment, cwd=tmp_path)
+    vectors = np.load(tmp_path / "vectors.npz")
+    assert np.array_equal(vectors["arr_0"], embeddings(model).numpy())
+    if source == "embedded":
+        assert np.array_equal(vectors["arr_1"], model.encode(TEXTS))
+
+
+def test_auto_classes_know_the_package(tmp_path):
+    """With the package imported, no remote code is asked for."""
+    MoEEModel.from_pretrained("embedded").save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is MoEEConfig
+    model = AutoModel.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager", combination="hs")
+    assert type(model) is MoEEModel
+    assert (model.dtype, model.model.config._attn_implementation) == (torch.float32, "eager")
+    assert model.encode("text").shape == (model.config.hidden_size,)
+
+
+def test_shipped_files_import_each_other_only(tmp_path):
+    """What reaches the Hub is flat, complete, and free of machine paths."""
+    MoEEModel.from_pretrained("embedded").save_pretrained(tmp_path)
+    shipped = {path.name for path in tmp_path.glob("*.py")}
+    assert shipped == {path.name for path in Path(moee_hf.__file__).parent.glob("*_moee.py")} | {
+        "configuration_deepseek.py",
+        "modeling_deepseek.py",
+    }
+    for name in shipped:
+        source = (tmp_path / name).read_text()
+        assert "moee_hf" not in re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE)
+        for module in re.findall(r"^\s*from \.(\w*) import", source, re.MULTILINE):
+            assert f"{module}.py" in shipped
+    assert str(ROOT) not in (tmp_path / "config.json").read_text()
+
+
+def test_arguments_of_transformers_pass_through():
+    model = MoEEModel.from_pretrained(
+        "embedded", dtype=torch.float32, device_map="cpu", attn_implementation="eager", experts_implementation="batched_mm"
+    )
+    config = model.model.config
+    assert (config._attn_implementation, config._experts_implementation) == ("eager", "batched_mm")
+    assert (model.dtype, model.device.type) == (torch.float32, "cpu")
+    reference = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+    assert np.abs(model.encode(TEXTS) - reference.encode(TEXTS)).max() < 1e-5
+
+
+def test_offloaded_layers_give_the_same_embeddings(tmp_path, loaded):
+    device_map = {"embed_tokens": "cpu", "norm": "cpu", "rotary_emb": "cpu"}
+    device_map |= {f"layers.{i}": "disk" if i in (1, 4) else "cpu" for i in range(6)}
+    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32, device_map=device_map, offload_folder=tmp_path)
+    assert model.model.layers[1].mlp.gate.weight.device.type == "meta"
+    assert np.abs(model.encode(TEXTS) - loaded.encode(TEXTS)).max() < 1e-5
+
+
+def test_fields_of_the_configuration_pass_through():
+    model = MoEEModel.from_pretrained("embedded", combination="rw", router_layers=[0, -1], max_length=20)
+    assert model.encode("text").shape == (2 * 16,)
+    assert model.config.max_length == 20
+    with pytest.raises(ValueError, match="MoEEConfig.pooling: expected one of .* got 'last'"):
+        MoEEModel.from_pretrained("embedded", pooling="last")
+    with pytest.raises(TypeError, match="combinaton"):
+        MoEEModel.from_pretrained("embedded", combinaton="rw")
+
+
+def test_statistics_are_saved_and_loaded_with_the_weights(tmp_path):
+    model = MoEEModel.from_pretrained("embedded")
+    shape = model.config.routing_shape
+    generator = torch.Generator().manual_seed(0)
+    mean, std = (torch.rand(192, generator=generator) for _ in "ab")
+    routing_mean, routing_std = (torch.rand(shape, generator=generator) for _ in "ab")
+    model.set_statistics(mean, std + 0.1, routing_mean, routing_std + 0.1)
+    model.config.standardize = True
+    model.save_pretrained(tmp_path)
+    again = MoEEModel.from_pretrained(tmp_path)
+    assert again.statistics.hidden_mean.dtype == torch.float32
+    assert torch.equal(again.statistics.routing_std, routing_std + 0.1)
+    assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+def test_standardize_without_statistics_says_what_to_do(model):
+    model.config.standardize = True
+    with pytest.raises(ValueError, match="standardize: expected a model with statistics.*set_statistics"):
+        model.encode("text")
+
+
+def test_statistics_of_another_shape_are_refused(model):
+    with pytest.raises(ValueError, match=r"expected hidden_mean of shape \(192,\); got \(3,\)"):
+        model.set_statistics(torch.zeros(3), torch.ones(192), torch.zeros(6, 16), torch.ones(6, 16))
+
+
+def test_missing_weights_are_an_error(tmp_path):
+    OlmoeForCausalLM(tiny_config("olmoe")).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.2.mlp.gate.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 are missing, the first 'layers.2.mlp.gate.weight', and would be random"):
+        MoEEModel.from_pretrained(tmp_path)
+
+
+def test_dense_checkpoint_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 1, "vocab_size": 8}))
+    with pytest.raises(UnsupportedBackboneError, match="MoEE cannot use this llama backbone: it is dense"):
+        MoEEModel.from_pretrained(tmp_path)
+
+
+def test_folder_without_a_tokenizer_says_how_to_set_one(tmp_path):
+    model = MoEEModel.from_pretrained(GOLDEN / "olmoe")
+    with pytest.raises(ValueError, match=r"expected a tokenizer beside the weights; .*olmoe' has none.*model.tokenizer = "):
+        model.encode("text")
