@@ -14,9 +14,9 @@ from .routing_moee import REFUSED
 def supported_backbones() -> list[str]:
     """Return the `model_type` of every architecture whose routing weights MoEE reads, sorted.
 
-    An architecture counts if it reads text, transformers declares routers to record in its modelling file, and has a base
-    model for it. Those that put any text model inside (LLaVA, InternVL, ...) work with a mixture of experts inside too, and
-    are not listed.
+    An architecture counts if it reads text, transformers declares routers to record in its modelling file, and has a
+    base model for it. Those that put any text model inside (LLaVA, InternVL, ...) work with a mixture of experts
+    inside too, and are not listed.
     """
     supported = [DeepseekConfig.model_type]
     for model_type, config_class in CONFIG_MAPPING.items():

@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     similarity.set_defaults(run=_similarity)
 
     embed = commands.add_parser("embed", help="embed the texts of a file")
-    embed.add_argument("input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line")
+    embed.add_argument(
+        "input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line"
+    )
     embed.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
     embed.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
     embed.add_argument("--batch-size", type=int, default=32, help="texts per forward pass (default: 32)")
@@ -70,12 +72,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=EMBEDDED, help="folder or Hub id of a MoEE repository or a plain MoE checkpoint")
+    parser.add_argument(
+        "--model", default=EMBEDDED, help="folder or Hub id of a MoEE repository or a plain MoE checkpoint"
+    )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--prompt", help=f"name of a prompt, or a template with {TEXT} (default: the model's)")
-    parser.add_argument("--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)")
+    parser.add_argument(
+        "--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)"
+    )
     parser.add_argument("--alpha", type=float, help="weight of the routing part in 'sum' (default: the model's)")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: auto with a GPU, else cpu)")
 
 

@@ -1,5 +1,7 @@
 """Configuration of the `deepseek` architecture (DeepSeekMoE-16B), which transformers does not carry."""
 
+from typing import Any
+
 from transformers import LlamaConfig
 
 
@@ -52,12 +54,13 @@ class DeepseekConfig(LlamaConfig):
     norm_topk_prob: bool = False
     scoring_func: str = "softmax"
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.scoring_func != "softmax":
             raise ValueError(
                 f"DeepseekConfig.scoring_func: the deepseek architecture scores its experts by 'softmax'; got "
-                f"{self.scoring_func!r}. A checkpoint that scores otherwise is of another architecture: give its model_type."
+                f"{self.scoring_func!r}. A checkpoint that scores otherwise is of another architecture: give its own "
+                "model_type."
             )
 
     def is_moe_layer(self, index: int) -> bool:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig, __version__
 
 from .configuration_deepseek import DeepseekConfig
 from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
@@ -16,7 +16,7 @@ EMBEDDED = "embedded"
 
 
 def resolve_source(source: str | os.PathLike[str]) -> str:
-    """Return the folder of the small backbone that the package carries for `"embedded"`, and any other source as is."""
+    """Return the folder of the package's own small backbone for `"embedded"`, and any other source as it is."""
     return str(Path(__file__).parent / EMBEDDED) if source == EMBEDDED else str(source)
 
 
@@ -33,8 +33,8 @@ class MoEEConfig(PreTrainedConfig):
         pooling: Which tokens speak for a text: `"lasttoken"`, `"mean"` or `"weightedmean"`.
         hidden_layer: The hidden state that is HS, counted as in `hidden_states` of transformers: 0 are the token
             embeddings, k is what layer k leaves, -1 is the last layer's after the final norm.
-        router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do not
-            count), negative from the last. None: all.
+        router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do
+            not count), negative from the last. None: all.
         router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
         standardize: Whether HS and RW are standardized with the statistics stored in the model.
         calibrated: Whether the weights hold such statistics; set by `MoEEModel.set_statistics`.
@@ -49,7 +49,7 @@ class MoEEConfig(PreTrainedConfig):
     # sentence-transformers reads the width of an embedding under this name
     attribute_map = {"projection_dim": "embedding_size"}
 
-    backbone_config: dict | PreTrainedConfig | None = None
+    backbone_config: Any = None
     combination: str = "sum"
     alpha: float = 1.0
     pooling: str = "lasttoken"
@@ -63,7 +63,7 @@ class MoEEConfig(PreTrainedConfig):
     max_length: int | None = None
     router_shape: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone_config is None:
             self.backbone_config = OlmoeConfig()
         elif isinstance(self.backbone_config, dict):
@@ -82,7 +82,9 @@ class MoEEConfig(PreTrainedConfig):
         super().__setattr__(key, value)
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         source = resolve_source(pretrained_model_name_or_path)
         config, kwargs = super().get_config_dict(source, **kwargs)
         if config.get("model_type") != cls.model_type:
@@ -93,7 +95,7 @@ class MoEEConfig(PreTrainedConfig):
         # the backbone as its own config.json has it, without the defaults of every model
         return super().to_dict() | {"backbone_config": self.backbone_config.to_diff_dict()}
 
-    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
 
     def template(self, prompt_name: str | None) -> str:
@@ -105,7 +107,7 @@ class MoEEConfig(PreTrainedConfig):
         Raises:
             ValueError: If no prompt has this name.
         """
-        prompts = PROMPTS | self.prompts
+        prompts = PROMPTS | (self.prompts or {})
         if (name := prompt_name or "none") not in prompts:
             raise ValueError(
                 f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}. Another template can be "
@@ -129,8 +131,8 @@ class MoEEConfig(PreTrainedConfig):
         selected = range(layers) if self.router_layers is None else self.router_layers
         if bad := [row for row in selected if not -layers <= row < layers]:
             raise ValueError(
-                f"MoEEConfig.router_layers: expected numbers from {-layers} to {layers - 1}, as the backbone has {layers} "
-                f"MoE layers; got {bad[0]!r}."
+                f"MoEEConfig.router_layers: expected numbers from {-layers} to {layers - 1}, as the backbone has "
+                f"{layers} MoE layers; got {bad[0]!r}."
             )
         rows = [row % layers for row in selected]
         if len(set(rows)) < len(rows):
@@ -156,8 +158,8 @@ class MoEEConfig(PreTrainedConfig):
     def _router_shape(self) -> list[int]:
         if self.router_shape is None:
             raise ValueError(
-                "MoEEConfig.router_shape: expected the number of MoE layers and experts; got None. They are known once "
-                "the model is built: MoEEModel(config).config."
+                "MoEEConfig.router_shape: expected the number of MoE layers and experts; got None. They are known "
+                "once the model is built: MoEEModel(config).config."
             )
         return self.router_shape
 
@@ -174,12 +176,10 @@ def backbone_config_from_dict(config: dict[str, Any]) -> PreTrainedConfig:
     if model_type == DeepseekConfig.model_type:
         return DeepseekConfig.from_dict(config)
     if model_type not in CONFIG_MAPPING:
-        from transformers import __version__
-
         raise ValueError(
-            f"MoEEConfig.backbone_config: expected the model_type of an architecture in transformers {__version__}; got "
-            f"{model_type!r}. Architectures that exist as remote code alone are not wrapped; a newer transformers may "
-            "carry this one."
+            f"MoEEConfig.backbone_config: expected the model_type of an architecture in transformers {__version__}; "
+            f"got {model_type!r}. Architectures that exist as remote code alone are not wrapped; a newer transformers "
+            "may carry this one."
         )
     return CONFIG_MAPPING[model_type].from_dict(config)
 

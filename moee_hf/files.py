@@ -21,8 +21,8 @@ def read_texts(source: str, column: str = "text") -> list[str]:
     """Read the texts of a file, all of them, in order.
 
     Args:
-        source: A `.txt` (a text a line), `.jsonl`, `.csv` (with a header) or `.parquet` file, UTF-8; `-` is standard input,
-            a text a line.
+        source: A `.txt` (a text a line), `.jsonl`, `.csv` (with a header) or `.parquet` file, UTF-8; `-` is standard
+            input, a text a line.
         column: The field that holds the text, where the format has fields.
 
     Raises:
@@ -68,8 +68,8 @@ def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, meta
     """Write embeddings, complete or not at all.
 
     Args:
-        output: `.npy` (the array), `.safetensors` (tensor `embeddings`, and the metadata) or `.parquet` (columns `text`
-            and `embedding`, a fixed-size list, and the metadata).
+        output: `.npy` (the array), `.safetensors` (tensor `embeddings`, and the metadata) or `.parquet` (columns
+            `text` and `embedding`, a fixed-size list, and the metadata).
         texts: The texts, of which `.parquet` keeps a column.
         embeddings: Float32 array of shape `(len(texts), embedding_size)`.
         metadata: How the embeddings were made.
@@ -127,7 +127,9 @@ def _parquet_rows(source: str, column: str) -> Iterator[tuple[str, Any]]:
 
 def _check_column(source: str, column: str, columns: Any) -> None:
     if column not in columns:
-        raise ValueError(f"{source}: expected the column {column!r}; got {', '.join(map(repr, columns))}. Name it: --column.")
+        raise ValueError(
+            f"{source}: expected the column {column!r}; got {', '.join(map(repr, columns))}. Name it: --column."
+        )
 
 
 def _write_npy(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:

@@ -1,12 +1,13 @@
 """The method as pure tensor functions, in the order of the data: pool, route, standardize, combine, compare.
 
-*Your Mixture-of-Experts LLM Is Secretly an Embedding Model For Free* (arXiv 2410.10814). Letters in the shape comments:
-B texts, T tokens, D hidden size, L MoE layers, E experts, N embedding size. All results are float32.
+*Your Mixture-of-Experts LLM Is Secretly an Embedding Model For Free* (arXiv 2410.10814). Letters in the shape
+comments: B texts, T tokens, D hidden size, L MoE layers, E experts, N embedding size. All results are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha
     return torch.cat([hidden, routing], dim=-1)  # [B, D + L * E]
 
 
-def similarity(a: object, b: object) -> torch.Tensor:
+def similarity(a: Any, b: Any) -> torch.Tensor:
     """Cosine similarity of every vector of `a` with every vector of `b`.
 
     Args:
@@ -138,7 +139,7 @@ def similarity(a: object, b: object) -> torch.Tensor:
     return _unit_rows(a) @ _unit_rows(b).T
 
 
-def similarity_pairwise(a: object, b: object) -> torch.Tensor:
+def similarity_pairwise(a: Any, b: Any) -> torch.Tensor:
     """Cosine similarity of each vector of `a` with the vector of `b` at the same place.
 
     Args:
@@ -160,8 +161,8 @@ def similarity_pairwise(a: object, b: object) -> torch.Tensor:
     return (a * b).sum(dim=-1)
 
 
-def _unit_rows(vectors: object) -> torch.Tensor:
+def _unit_rows(vectors: Any) -> torch.Tensor:
     if isinstance(vectors, list | tuple) and vectors and not isinstance(vectors[0], int | float):
         vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
     vectors = torch.as_tensor(vectors).float()
-    return F.normalize(torch.atleast_2d(vectors), dim=-1)
+    return F.normalize(vectors[None] if vectors.ndim == 1 else vectors, dim=-1)

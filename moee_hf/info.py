@@ -8,7 +8,7 @@ import torch
 
 from .configuration_moee import MoEEConfig
 from .modeling_moee import MoEEModel
-from .routing_moee import find_routers, text_model
+from .routing_moee import count_experts, find_routers, text_model
 
 # where architectures keep the number of experts that a token visits
 _TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
@@ -56,11 +56,11 @@ def model_info(config: MoEEConfig) -> ModelInfo:
     model = MoEEModel.without_weights(config)
     config = model.config
     text = text_model(model.model)
-    router = find_routers(model.model)[0][0]
-    num_moe_layers, num_experts = config.router_shape
-    owners = (router, text.config, getattr(text.config, "ffn_config", None))
+    routers = find_routers(model.model)
+    num_moe_layers, num_experts = len(routers), count_experts(model.model)
+    owners = (routers[0][0], text.config, getattr(text.config, "ffn_config", None))
     top_k = next((k for name in _TOP_K for owner in owners if isinstance(k := getattr(owner, name, None), int)), None)
-    idle = 0
+    idle = 0.0
     for name, weight in text.named_parameters():
         # one tensor of all experts of a layer, or one tensor of one expert
         if ".experts." in name or (weight.ndim == 3 and len(weight) == num_experts):

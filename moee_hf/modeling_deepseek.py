@@ -42,7 +42,9 @@ class DeepseekModel(LlamaModel):
     """The DeepSeekMoE decoder without a language-model head."""
 
     config_class = DeepseekConfig
-    _can_record_outputs = LlamaModel._can_record_outputs | {"router_logits": OutputRecorder(Qwen2MoeTopKRouter, index=0)}
+    _can_record_outputs = LlamaModel._can_record_outputs | {
+        "router_logits": OutputRecorder(Qwen2MoeTopKRouter, index=0)
+    }
 
     def __init__(self, config: DeepseekConfig):
         super().__init__(config)
@@ -57,7 +59,7 @@ class DeepseekModel(LlamaModel):
         return True
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, Qwen2MoeTopKRouter):
             init.normal_(module.weight, std=self.config.initializer_range)

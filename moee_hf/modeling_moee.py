@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.initialization import no_init_weights
@@ -30,10 +31,10 @@ from .functional_moee import (
     pad_right,
     similarity,
     similarity_pairwise,
-    standardize,
 )
 from .prompts_moee import TokenizerNotFoundError, check_template, check_texts, load_tokenizer, tokenize
 from .routing_moee import Reading, backbone_class, install_hooks, layer_to_read, reading, text_model
+from .statistics_moee import Statistics
 
 logger = logging.get_logger(__name__)
 
@@ -48,9 +49,9 @@ class MoEEModelOutput(ModelOutput):
     """What `MoEEModel` makes of a batch of texts; every tensor is float32.
 
     Args:
-        embeddings: `torch.Tensor` of shape `(batch_size, embedding_size)`: HS and RW combined as the configuration says.
-        pooled_hidden_state: `torch.Tensor` of shape `(batch_size, hidden_size)`: HS as read, not standardized.
-        router_weights: `torch.Tensor` of shape `(batch_size, num_moe_layers, num_experts)`: RW as read, not standardized.
+        embeddings: `torch.Tensor` of shape `(batch_size, embedding_size)`: HS and RW, combined.
+        pooled_hidden_state: `torch.Tensor` of shape `(batch_size, hidden_size)`: HS, not standardized.
+        router_weights: `torch.Tensor` of shape `(batch_size, num_moe_layers, num_experts)`: RW, not standardized.
     """
 
     embeddings: torch.Tensor | None = None
@@ -69,17 +70,27 @@ class MoEEPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    tokenizer_kwargs: dict[str, Any]
+    _tokenizer: PreTrainedTokenizerBase | None
+
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         # transformers looks for an experts class in this module's source; it is in the backbone's
         return True
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *, config=None, output_loading_info=False, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: MoEEConfig | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Load a MoEE repository, or any plain MoE checkpoint, from a folder or the Hub.
 
         Args:
-            pretrained_model_name_or_path: Folder or Hub id; `"embedded"` is the small backbone that the package carries.
+            pretrained_model_name_or_path: Folder or Hub id; `"embedded"` is the small backbone in the package.
             config: A `MoEEConfig` in place of the one at the source.
             output_loading_info: Whether to return transformers' report on the weights too.
             kwargs: Those of `PreTrainedModel.from_pretrained` (`dtype`, `device_map`, `attn_implementation`,
@@ -101,8 +112,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         )
         if missing := sorted(info["missing_keys"]):
             raise ValueError(
-                f"{source}: expected all weights of a {config.backbone_config.model_type} backbone; {len(missing)} are "
-                f"missing, the first {missing[0]!r}, and would be random. Load the complete checkpoint that its "
+                f"{source}: expected all weights of a {config.backbone_config.model_type} backbone; {len(missing)} "
+                f"are missing, the first {missing[0]!r}, and would be random. Load the complete checkpoint that its "
                 "config.json describes."
             )
         config.name_or_path = source
@@ -113,20 +124,20 @@ class MoEEPreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     @classmethod
-    def without_weights(cls, config: MoEEConfig):
+    def without_weights(cls, config: MoEEConfig) -> Any:
         """Build a model on the meta device: its shapes, without memory or time for its weights."""
         with torch.device("meta"), no_init_weights():
             return cls(copy.deepcopy(config))
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Save weights, statistics, configuration, code and tokenizer: a folder that `AutoModel` loads without this package.
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save weights, statistics, configuration, code and tokenizer: `AutoModel` needs this package no more.
 
         Args:
             save_directory: The folder; made if it is not there.
             kwargs: Those of `PreTrainedModel.save_pretrained`, `push_to_hub` excepted: that is a method of its own.
         """
         self.model.save_pretrained(save_directory, **kwargs)
-        if self.statistics is not None:
+        if self.config.calibrated:
             save_file(self.statistics.state_dict(), Path(save_directory, STATISTICS_NAME), metadata={"format": "pt"})
         self.config.architectures = [type(self).__name__]
         custom_object_save(self, save_directory, config=self.config)
@@ -153,16 +164,6 @@ class MoEEPreTrainedModel(PreTrainedModel):
         self._tokenizer = tokenizer
 
 
-class Statistics(nn.Module):
-    """Mean and standard deviation of HS and RW over a corpus, stored with the weights, float32 in a model of any dtype."""
-
-    def __init__(self, hidden_size: int, routing_shape: tuple[int, int]):
-        super().__init__()
-        for name in ("mean", "std"):
-            self.register_buffer(f"hidden_{name}", torch.full((hidden_size,), torch.nan, dtype=torch.float32))
-            self.register_buffer(f"routing_{name}", torch.full(routing_shape, torch.nan, dtype=torch.float32))
-
-
 class MoEEModel(MoEEPreTrainedModel):
     """Text embeddings from the hidden state and the routing weights of a mixture-of-experts language model.
 
@@ -185,12 +186,10 @@ class MoEEModel(MoEEPreTrainedModel):
         config.backbone_config = backbone.config
         config.backbone_config.name_or_path = ""  # the path of one machine has no place in a repository's config.json
         config.router_shape, self.num_layers = install_hooks(self.model)
-        # layers that the backbone does not have are refused here, not at the first text
-        layer_to_read(config.hidden_layer, self.num_layers)
-        _ = config.router_rows
-        self.statistics: Statistics | None = None
-        self.tokenizer_kwargs: dict[str, object] = {}
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        layer_to_read(config.hidden_layer, self.num_layers)  # refused here, not at the first text
+        self.statistics = Statistics(config.hidden_size, config.routing_shape)
+        self.tokenizer_kwargs = {}
+        self._tokenizer = None
         self.post_init()
 
     @can_return_tuple
@@ -221,13 +220,12 @@ class MoEEModel(MoEEPreTrainedModel):
         layer = layer_to_read(config.hidden_layer, self.num_layers)
         with reading(Reading(mask, config.pooling, config.router_activation, config.router_rows, layer)) as read:
             output = text_model(self.model)(**inputs, attention_mask=mask, use_cache=False)
-        hidden = read.pool(output.last_hidden_state) if layer is None else read.hidden  # [B, D]
-        routing = read.stack_routing(hidden.device)  # [B, L, E]
-        embeddings = combine(
-            *(self._standardized(hidden, routing) if config.standardize else (hidden, routing)),
-            config.combination if combination is None else combination,
-            config.alpha if alpha is None else alpha,
-        )  # [B, N]
+        hidden = read.hidden_state(output.last_hidden_state)  # [B, D]
+        routing = read.routing_weights(hidden.device)  # [B, L, E]
+        h, r = self.statistics(hidden, routing) if config.standardize else (hidden, routing)
+        combination = config.combination if combination is None else combination
+        alpha = config.alpha if alpha is None else alpha
+        embeddings = combine(h, r, combination, alpha)  # [B, N]
         return MoEEModelOutput(embeddings=embeddings, pooled_hidden_state=hidden, router_weights=routing)
 
     def encode(
@@ -266,7 +264,7 @@ class MoEEModel(MoEEPreTrainedModel):
         """
         config = self.config
         one = isinstance(texts, str)
-        texts = check_texts([texts] if one else texts)
+        texts = check_texts([texts] if isinstance(texts, str) else texts)
         if prompt is None:
             prompt = config.template(config.default_prompt_name if prompt_name is None else prompt_name)
         check_template("prompt", prompt)
@@ -279,7 +277,9 @@ class MoEEModel(MoEEPreTrainedModel):
         max_length = self._max_length()
         ids, num_cut = tokenize(self.tokenizer, texts, prompt, max_length)
         if num_cut:
-            logger.warning(f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens.")
+            logger.warning(
+                f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens."
+            )
 
         embeddings = torch.empty(
             len(texts), config.size(combination), device=self.device if convert_to_tensor else "cpu"
@@ -308,53 +308,26 @@ class MoEEModel(MoEEPreTrainedModel):
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)
 
-    def set_statistics(
-        self,
-        hidden_mean: torch.Tensor,
-        hidden_std: torch.Tensor,
-        routing_mean: torch.Tensor,
-        routing_std: torch.Tensor,
-    ) -> None:
-        """Store the statistics that `config.standardize` uses; they are saved and loaded with the weights.
+    def set_statistics(self, **statistics: torch.Tensor) -> None:
+        """Store the statistics that `config.standardize` uses; they are saved and loaded with the model.
 
         Args:
-            hidden_mean: Mean of HS, of shape `(hidden_size,)`.
-            hidden_std: Standard deviation of HS, of the same shape.
-            routing_mean: Mean of RW, of shape `(num_moe_layers, num_experts)`.
-            routing_std: Standard deviation of RW, of the same shape.
+            statistics: `hidden_mean` and `hidden_std`, of shape `(hidden_size,)`; `routing_mean` and `routing_std`, of
+                shape `(num_moe_layers, num_experts)`.
 
         Raises:
-            ValueError: If a tensor has another shape.
+            ValueError: If one is missing, unknown or of another shape.
         """
-        statistics = Statistics(self.config.hidden_size, self.config.routing_shape).to(self.device)
-        given = dict(hidden_mean=hidden_mean, hidden_std=hidden_std, routing_mean=routing_mean, routing_std=routing_std)
-        for name, buffer in statistics.named_buffers():
-            value = torch.as_tensor(given[name])
-            if value.shape != buffer.shape:
-                raise ValueError(
-                    f"set_statistics: expected {name} of shape {tuple(buffer.shape)}; got {tuple(value.shape)}."
-                )
-            buffer.copy_(value)
-        self.statistics = statistics
+        self.statistics.store(self.device, **statistics)
         self.config.calibrated = True
-
-    def _standardized(self, hidden: torch.Tensor, routing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if (statistics := self.statistics) is None:
-            raise ValueError(
-                "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Fit and store "
-                "them with model.set_statistics(...), or set config.standardize = False."
-            )
-        return (
-            standardize(hidden, statistics.hidden_mean, statistics.hidden_std),
-            standardize(routing, statistics.routing_mean, statistics.routing_std),
-        )
 
     def _right_padded(
         self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        if (input_ids is None) == (inputs_embeds is None):
+        values = input_ids if inputs_embeds is None else inputs_embeds
+        if values is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("MoEEModel: expected either input_ids or inputs_embeds; got both or neither.")
-        name, values = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
+        name = "input_ids" if inputs_embeds is None else "inputs_embeds"
         if attention_mask is None:
             attention_mask = torch.ones(values.shape[:2], dtype=torch.long)
         mask = (attention_mask != 0).long().to(values.device)  # [B, T]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -19,7 +20,7 @@ class TokenizerNotFoundError(ValueError):
     """A model source without a tokenizer."""
 
 
-def load_tokenizer(source: str, **kwargs) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     """Load the tokenizer beside a model's weights.
 
     Args:
@@ -63,14 +64,14 @@ def check_texts(texts: Iterable[str]) -> list[str]:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"texts[{i}]: expected valid Unicode; got a lone surrogate at character {error.start}. Decode its source "
-                "with the right encoding."
+                f"texts[{i}]: expected valid Unicode; got a lone surrogate at character {error.start}. Decode its "
+                "source with the right encoding."
             ) from None
     return texts
 
 
 def check_template(name: str, template: object) -> None:
-    """Raise `ValueError` unless `template` is a string that holds `{text}` exactly once; `name` says where it stands."""
+    """Raise `ValueError` unless `template` is a string with `{text}` exactly once; `name` says where it stands."""
     if not isinstance(template, str) or template.count(TEXT) != 1:
         raise ValueError(
             f"{name}: expected a template with {TEXT} exactly once, where the text goes; got {template!r}. "
@@ -108,13 +109,15 @@ def tokenize(
     too_long = [i for i, text_ids in enumerate(ids) if len(text_ids) > max_length]
     for i in too_long:
         text = texts[i]
-        kept = bisect.bisect_right(
-            range(1, len(text) + 1), max_length, key=lambda end, text=text: len(token_ids([text[:end]])[0])
-        )
+
+        def num_tokens(end: int, text: str = texts[i]) -> int:
+            return len(token_ids([text[:end]])[0])
+
+        kept = bisect.bisect_right(range(1, len(text) + 1), max_length, key=num_tokens)
         if kept == 0:
             raise ValueError(
-                f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt {template!r} "
-                f"alone takes {len(token_ids([''])[0])} tokens. Raise max_length or choose a shorter prompt."
+                f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt "
+                f"{template!r} alone takes {len(token_ids([''])[0])} tokens. Raise max_length or shorten the prompt."
             )
         ids[i] = token_ids([text[:kept]])[0]
     return ids, len(too_long)

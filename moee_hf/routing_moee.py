@@ -80,7 +80,9 @@ def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         UnsupportedBackboneError: If the architecture is one that MoEE cannot use.
     """
     if config.model_type in REFUSED:
-        raise UnsupportedBackboneError(f"MoEE cannot use a {config.model_type} backbone: {REFUSED[config.model_type]}.")
+        raise UnsupportedBackboneError(
+            f"MoEE cannot use a {config.model_type} backbone: {REFUSED[config.model_type]}."
+        )
     if config.model_type == DeepseekConfig.model_type:
         return DeepseekModel
     if type(config) not in MODEL_MAPPING:
@@ -130,11 +132,13 @@ def count_experts(backbone: PreTrainedModel) -> int:
         UnsupportedBackboneError: If the layers differ.
     """
     width = _exception(text_model(backbone)).width
-    counts = {getattr(router, width) if width else _last_matrix(router).shape[0] for router, _ in find_routers(backbone)}
+    counts = {
+        getattr(router, width) if width else _last_matrix(router).shape[0] for router, _ in find_routers(backbone)
+    }
     if len(counts) > 1:
         raise UnsupportedBackboneError(
-            f"MoEE cannot use this {backbone.config.model_type} backbone: expected as many experts in every MoE layer; "
-            f"got layers of {', '.join(map(str, sorted(counts)))}."
+            f"MoEE cannot use this {backbone.config.model_type} backbone: expected as many experts in every MoE "
+            f"layer; got layers of {', '.join(map(str, sorted(counts)))}."
         )
     return counts.pop()
 
@@ -163,8 +167,21 @@ class Reading:
         """Reduce the values of the tokens, `[B * T, size]` or `[B, T, size]`, to `[B, size]`."""
         return pool(values.reshape(*self.attention_mask.shape, -1), self.attention_mask, self.pooling)
 
-    def stack_routing(self, device: torch.device) -> torch.Tensor:
-        """Return the routing weights read, of shape `(batch_size, len(rows), num_experts)`."""
+    def hidden_state(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+        """Return HS, of shape `(batch_size, hidden_size)`: what was read, else the backbone's output, pooled."""
+        return self.pool(last_hidden_state) if self.hidden is None else self.hidden
+
+    def routing_weights(self, device: torch.device) -> torch.Tensor:
+        """Return RW, of shape `(batch_size, len(rows), num_experts)`.
+
+        Raises:
+            RuntimeError: If a router did not run.
+        """
+        if silent := [row for row in self.rows if row not in self.routing]:
+            raise RuntimeError(
+                f"MoEEModel: expected every router of the backbone to run; those of the MoE layers {silent} did not. "
+                "Kernels that replace whole MoE layers pass them by: load the model without use_kernels."
+            )
         return torch.stack([self.routing[row].to(device) for row in self.rows], dim=1)
 
 

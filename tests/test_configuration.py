@@ -42,7 +42,10 @@ def test_unknown_default_prompt_is_refused():
     [
         ({"hidden_layer": 5}, "hidden_layer: expected a number from -5 to 4, as the backbone has 4 layers; got 5"),
         ({"hidden_layer": -6}, "hidden_layer: expected a number from -5 to 4"),
-        ({"router_layers": [0, 4]}, "router_layers: expected numbers from -4 to 3, as the backbone has 4 MoE layers; got 4"),
+        (
+            {"router_layers": [0, 4]},
+            "router_layers: expected numbers from -4 to 3, as the backbone has 4 MoE layers; got 4",
+        ),
         ({"router_layers": [3, -1]}, r"router_layers: expected each MoE layer once; got \[3, -1\]"),
     ],
 )
@@ -53,7 +56,11 @@ def test_layers_that_the_backbone_does_not_have_fail_at_construction(fields, mes
 
 def test_round_trip_through_json(tmp_path):
     config = MoEEConfig(
-        backbone_config=tiny_config("mixtral"), combination="concat", alpha=0.3, router_layers=[0, -1], prompts={"q": "Q: {text}"}
+        backbone_config=tiny_config("mixtral"),
+        combination="concat",
+        alpha=0.3,
+        router_layers=[0, -1],
+        prompts={"q": "Q: {text}"},
     )
     config.save_pretrained(tmp_path)
     again = MoEEConfig.from_pretrained(tmp_path)

@@ -8,7 +8,13 @@ from moee_hf.configuration_deepseek import DeepseekConfig
 from moee_hf.modeling_deepseek import DeepseekModel, DeepseekMoE
 
 TINY = dict(
-    hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8, vocab_size=100, rms_norm_eps=1e-6
+    hidden_size=32,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    vocab_size=100,
+    rms_norm_eps=1e-6,
 )
 IDS = torch.arange(3, 15)[None]
 
@@ -36,7 +42,9 @@ def scatter(model, seed=0):
 
 def test_without_shared_experts_and_renormalised_it_is_mixtral():
     ours = scatter(deepseek(n_shared_experts=None, norm_topk_prob=True, first_k_dense_replace=0))
-    config = MixtralConfig(**TINY, intermediate_size=24, num_local_experts=8, num_experts_per_tok=3, sliding_window=None)
+    config = MixtralConfig(
+        **TINY, intermediate_size=24, num_local_experts=8, num_experts_per_tok=3, sliding_window=None
+    )
     config.rope_parameters = ours.config.rope_parameters
     theirs = MixtralModel(config).eval()
     theirs.load_state_dict(ours.state_dict())
@@ -90,13 +98,17 @@ def test_experts_are_fused_by_default():
 
 
 def test_other_scoring_functions_are_refused():
-    with pytest.raises(ValueError, match="scoring_func: .* 'softmax'; got 'sigmoid'"):
+    with pytest.raises(ValueError, match=r"scoring_func: .* 'softmax'; got 'sigmoid'"):
         DeepseekConfig(scoring_func="sigmoid")
 
 
 def test_parallel_plan_names_existing_weights():
     model = deepseek()
-    names = {".".join("*" if part.isdigit() else part for part in name.split(".")) for name, _ in model.named_modules()}
-    names |= {".".join("*" if part.isdigit() else part for part in name.split(".")) for name, _ in model.named_parameters()}
+    names = {
+        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name, _ in model.named_modules()
+    }
+    names |= {
+        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name, _ in model.named_parameters()
+    }
     for plan in (DeepseekConfig.base_model_tp_plan, DeepseekConfig.base_model_ep_plan):
         assert set(plan) <= names

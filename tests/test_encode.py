@@ -49,7 +49,9 @@ def test_normalized_embeddings_have_length_1(model):
     embeddings = model.encode(TEXTS, normalize_embeddings=True, alpha=3.0)
     assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-6)
     raw = model.encode(TEXTS, alpha=3.0)
-    assert model.similarity(embeddings, embeddings).numpy() == pytest.approx(model.similarity(raw, raw).numpy(), abs=1e-6)
+    assert model.similarity(embeddings, embeddings).numpy() == pytest.approx(
+        model.similarity(raw, raw).numpy(), abs=1e-6
+    )
 
 
 def test_prompts_by_name_by_template_and_by_default(model):

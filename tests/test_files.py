@@ -29,7 +29,9 @@ def write(path, texts):
             pq.write_table(pa.table({"id": [1] * len(texts), "text": texts}), path)
 
 
-@pytest.mark.parametrize(("suffix", "texts"), [(".txt", LINES), (".jsonl", TEXTS), (".csv", TEXTS), (".parquet", TEXTS)])
+@pytest.mark.parametrize(
+    ("suffix", "texts"), [(".txt", LINES), (".jsonl", TEXTS), (".csv", TEXTS), (".parquet", TEXTS)]
+)
 def test_texts_arrive_as_they_were_written(tmp_path, suffix, texts):
     path = tmp_path / f"texts{suffix}"
     write(path, texts)
@@ -63,7 +65,7 @@ def test_bad_input_names_file_and_line(tmp_path, name, content, message):
 
 def test_other_encodings_are_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(ValueError, match="a.txt: expected UTF-8"):
+    with pytest.raises(ValueError, match=r"a.txt: expected UTF-8"):
         read_texts(str(tmp_path / "a.txt"))
 
 
@@ -106,7 +108,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 def test_bad_output_is_refused_before_the_work(tmp_path):
-    with pytest.raises(ValueError, match="expected a file ending in .npy, .parquet, .safetensors; got '.txt'"):
+    with pytest.raises(ValueError, match=r"expected a file ending in .npy, .parquet, .safetensors; got '.txt'"):
         check_output(str(tmp_path / "a.txt"))
-    with pytest.raises(OSError, match="expected a folder to write to; .*nowhere' is not there"):
+    with pytest.raises(OSError, match=r"expected a folder to write to; .*nowhere' is not there"):
         check_output(str(tmp_path / "nowhere" / "a.npy"))

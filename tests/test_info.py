@@ -10,17 +10,38 @@ from moee_hf.cli import main
 from moee_hf.info import model_info
 
 DEEPSEEK_V3 = dict(
-    hidden_size=7168, num_hidden_layers=61, num_attention_heads=128, intermediate_size=18432, moe_intermediate_size=2048,
-    n_routed_experts=256, num_experts_per_tok=8, first_k_dense_replace=3, vocab_size=129280,
-)  # fmt: skip
+    hidden_size=7168,
+    num_hidden_layers=61,
+    num_attention_heads=128,
+    intermediate_size=18432,
+    moe_intermediate_size=2048,
+    n_routed_experts=256,
+    num_experts_per_tok=8,
+    first_k_dense_replace=3,
+    vocab_size=129280,
+)
 QWEN3 = dict(
-    hidden_size=2048, num_hidden_layers=48, num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128,
-    moe_intermediate_size=768, num_experts_per_tok=8, vocab_size=151936,
-)  # fmt: skip
+    hidden_size=2048,
+    num_hidden_layers=48,
+    num_attention_heads=32,
+    num_key_value_heads=4,
+    head_dim=128,
+    num_experts=128,
+    moe_intermediate_size=768,
+    num_experts_per_tok=8,
+    vocab_size=151936,
+)
 GPT_OSS = dict(
-    hidden_size=2880, num_hidden_layers=24, num_attention_heads=64, num_key_value_heads=8, head_dim=64, num_local_experts=32,
-    intermediate_size=2880, num_experts_per_tok=4, vocab_size=201088,
-)  # fmt: skip
+    hidden_size=2880,
+    num_hidden_layers=24,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+    head_dim=64,
+    num_local_experts=32,
+    intermediate_size=2880,
+    num_experts_per_tok=4,
+    vocab_size=201088,
+)
 # model type, fields, MoE layers, experts, top k, width of HS, parameters with the head in billions: all, active
 FULL_SIZE = {
     "OLMoE-1B-7B": ("olmoe", {"intermediate_size": 1024, "num_experts": 64}, 16, 64, 8, 2048, 6.92, 1.28),

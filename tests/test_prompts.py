@@ -10,9 +10,24 @@ from moee_hf.prompts_moee import PROMPTS, tokenize
 TEMPLATES = [*PROMPTS.values(), "Tail only: {text}", "{text} — head only", 'The essence of "{text}" 🙂 {0} {{x}} is:"']
 HARD = [
     *TEXTS,
-    '"', "''", "{text}", "{", "}}", "%s", "\\n", "\n\n", "\t tab", " leading", "trailing ", "…", "🙂" * 20, "👩‍👩‍👧‍👦 family",
-    "مرحبا بالعالم", "漢字かな交じり文", "e\u0301 combining", "\u200b zero width", "<|endoftext|>", "</s><s>", "word " * 200,
-]  # fmt: skip
+    *(
+        '"',
+        "''",
+        "{text}",
+        "{",
+        "}}",
+        "%s",
+        "\\n",
+        "\n\n",
+        "\t tab",
+        " leading",
+        "trailing ",
+        "…",
+        "\u200b zero width",
+    ),
+    *("🙂" * 20, "👩‍👩‍👧‍👦 family", "مرحبا بالعالم", "漢字かな交じり文", "e\u0301 combining"),
+    *("<|endoftext|>", "</s><s>", "word " * 200),
+]
 
 
 def metaspace_tokenizer():
@@ -22,7 +37,9 @@ def metaspace_tokenizer():
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", *bytes_])
     tokenizer.train_from_iterator([*TEXTS, *PROMPTS.values()], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
@@ -61,7 +78,9 @@ def test_a_cut_text_keeps_the_template_whole(tokenizer, template, max_length):
 
 
 def test_no_room_for_the_text_is_an_error(loaded):
-    with pytest.raises(ValueError, match=r"max_length: expected room for the prompt and some text; got 5, .* takes 1[0-9] tokens"):
+    with pytest.raises(
+        ValueError, match=r"max_length: expected room for the prompt and some text; got 5, .* takes 1[0-9] tokens"
+    ):
         tokenize(loaded.tokenizer, ["a text"], PROMPTS["prompteol"], max_length=5)
 
 

@@ -54,9 +54,18 @@ SIZES = {
     **dict(num_code_groups=2),
 }
 ALTERNATING = ["linear_attention", "full_attention"] * 2
-OCR_TEXT = {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "n_shared_experts": 1, "num_experts_per_tok": 2}
+OCR_TEXT = {
+    "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+}
 OCR_VISION = dict(
-    downsample_channels=[16, 32], global_attn_indexes=[1], image_size=64, num_hidden_layers=2, output_channels=16, window_size=2
+    downsample_channels=[16, 32],
+    global_attn_indexes=[1],
+    image_size=64,
+    num_hidden_layers=2,
+    output_channels=16,
+    window_size=2,
 )
 MROPE = {"rope_type": "default", "rope_theta": 10000.0}
 GEMMA = dict(global_head_dim=8, moe_intermediate_size=24, num_experts=EXPERTS, top_k_experts=2)
@@ -72,13 +81,23 @@ OVERRIDES = {
     "deepseek_v2": {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
     "diffusion_gemma_text": GEMMA,
     "doge": {"is_moe": True, "num_experts": 16},
-    "dots1": {"first_k_dense_replace": 1, "n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots1": {
+        "first_k_dense_replace": 1,
+        "n_routed_experts": EXPERTS,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+    },
     "dots3_note_text": {
-        **dict(head_dim=16, swa_head_dim=16, swa_kv_lora_rank=16, swa_num_attention_heads=4, swa_num_key_value_heads=4),
+        **dict(
+            head_dim=16, swa_head_dim=16, swa_kv_lora_rank=16, swa_num_attention_heads=4, swa_num_key_value_heads=4
+        ),
         **dict(swa_q_lora_rank=16, swa_qk_nope_head_dim=8, swa_v_head_dim=8),
     },
     "dots3_note_vision_encoder": {"mlp_layer_types": ["dense"] * 4},
-    "ernie4_5_vl_moe_text": {"moe_intermediate_size": [24, 24], "rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}},
+    "ernie4_5_vl_moe_text": {
+        "moe_intermediate_size": [24, 24],
+        "rope_parameters": MROPE | {"mrope_section": [1, 1, 2]},
+    },
     "flint": {"mlp_only_layers": [0]},
     "gemma4_text": GEMMA | {"enable_moe_block": True},
     "glm4v_moe_text": {"rope_parameters": MROPE | {"mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0}},
@@ -91,8 +110,12 @@ OVERRIDES = {
     "mistral4": {
         "head_dim": None,
         "rope_parameters": {
-            **dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64, beta_slow=1.0),
-            **dict(max_position_embeddings=256, beta_fast=32.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1),
+            **dict(
+                rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64, beta_slow=1.0
+            ),
+            **dict(
+                max_position_embeddings=256, beta_fast=32.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1
+            ),
             **dict(partial_rotary_factor=0.5),
         },
     },

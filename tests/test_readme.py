@@ -1,0 +1,71 @@
+"""Every claim of the README is a command that works."""
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import transformers
+from conftest import ROOT
+
+from moee_hf.backbones import supported_backbones
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BASH, TEXT = (
+    re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL),
+    re.findall(r"```text\n(.*?)\n```", README, re.DOTALL),
+)
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+
+
+def test_the_first_command_prints_what_the_readme_shows():
+    install, command = BASH[0].split(" && ")
+    assert install == "pip install -c constraints.txt ."
+    moee, *arguments = shlex.split(command)
+    assert moee == "moee"
+    run = [sys.executable, "-m", "moee_hf.cli", *arguments]
+    printed = subprocess.run(run, capture_output=True, encoding="utf-8", check=True).stdout
+    number = r"\d\.\d{3}"
+    assert re.sub(number, "", printed).strip("\n") == re.sub(number, "", TEXT[0])
+    # processors round bfloat16 differently
+    shown, values = ([float(value) for value in re.findall(number, text)] for text in (TEXT[0], printed))
+    assert values == pytest.approx(shown, abs=3e-3)
+
+
+def test_continuous_integration_runs_the_test_command():
+    assert BASH[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_python_examples(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testfile(str(ROOT / "README.md"), module_relative=False).failed == 0
+
+
+def test_save_example_runs(monkeypatch, tmp_path):
+    """In the package's own process no remote code is loaded; the other process is tested with the checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    example = next(
+        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "save_pretrained" in block
+    )
+    exec("from moee_hf import MoEEModel\nmodel = MoEEModel.from_pretrained('embedded')\n" + example)
+    assert (tmp_path / "my-moee-model" / "model.safetensors").is_file()
+
+
+def test_backbones_are_generated():
+    if f"transformers=={transformers.__version__}\n" not in CONSTRAINTS:
+        pytest.skip(f"the README lists the backbones of another transformers than {transformers.__version__}")
+    listed = re.search(r"<!-- backbones -->\n(.*)<!-- /backbones -->", README, re.DOTALL)[1]
+    assert f"transformers {transformers.__version__}" in README
+    assert re.findall(r"`([^`]+)`", listed) == supported_backbones(), "run tests/update_readme.py"
+
+
+def test_versions_of_the_constraints_are_the_tested_ones():
+    if "CI" not in os.environ:
+        pytest.skip("the environment is yours; CI makes its own from constraints.txt")
+    from importlib.metadata import version
+
+    for name, pinned in re.findall(r"^([\w-]+)==([\w.]+)$", CONSTRAINTS, re.MULTILINE):
+        assert version(name).split("+")[0] == pinned
