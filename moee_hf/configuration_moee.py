@@ -16,8 +16,19 @@ EMBEDDED = "embedded"
 
 
 def resolve_source(source: str | os.PathLike[str]) -> str:
-    """Return the folder of the package's own small backbone for `"embedded"`, and any other source as it is."""
-    return str(Path(__file__).parent / EMBEDDED) if source == EMBEDDED else str(source)
+    """Return the folder of the package's own small backbone for `"embedded"`, and any other source as it is.
+
+    Raises:
+        FileNotFoundError: If the source is written as a path, and there is nothing.
+    """
+    if source == EMBEDDED:
+        return str(Path(__file__).parent / EMBEDDED)
+    if (os.path.isabs(source) or str(source).startswith((".", "~"))) and not os.path.exists(source):
+        raise FileNotFoundError(
+            f"{source}: expected a folder with a config.json, or a Hub id such as 'allenai/OLMoE-1B-7B-0924'; there is "
+            "nothing at this path."
+        )
+    return str(source)
 
 
 class MoEEConfig(PreTrainedConfig):

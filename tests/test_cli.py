@@ -62,7 +62,7 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
     [
         (["similarity", "a", ""], r"texts\[1\]: expected a text to embed; got an empty string"),
         (["similarity", "a", "--prompt", "eol"], "prompt_name: expected one of 'prompteol', 'none'; got 'eol'"),
-        (["similarity", "a", "--model", "./nowhere"], "nowhere"),
+        (["similarity", "a", "--model", "./nowhere"], "./nowhere: expected a folder with a config.json, or a Hub id"),
         (["embed", "missing.txt", "--output", "x.npy"], "missing.txt"),
         (["embed", "missing.txt", "--output", "x.bin"], "x.bin: expected a file ending in"),
         (["info", "./nowhere"], "nowhere"),
