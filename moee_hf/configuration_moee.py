@@ -25,8 +25,8 @@ def resolve_source(source: str | os.PathLike[str]) -> str:
         return str(Path(__file__).parent / EMBEDDED)
     if (os.path.isabs(source) or str(source).startswith((".", "~"))) and not os.path.exists(source):
         raise FileNotFoundError(
-            f"{source}: expected a folder with a config.json, or a Hub id such as 'allenai/OLMoE-1B-7B-0924'; there is "
-            "nothing at this path."
+            f"{source}: expected a folder with a config.json, or a Hub id such as 'allenai/OLMoE-1B-7B-0924'; there "
+            "is nothing at this path."
         )
     return str(source)
 
