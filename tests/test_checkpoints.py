@@ -174,14 +174,14 @@ def test_statistics_are_saved_and_loaded_with_the_weights(tmp_path):
     model = MoEEModel.from_pretrained("embedded")
     shape = model.config.routing_shape
     generator = torch.Generator().manual_seed(0)
-    mean, std = (torch.rand(192, generator=generator) for _ in "ab")
-    routing_mean, routing_std = (torch.rand(shape, generator=generator) for _ in "ab")
-    model.set_statistics(mean, std + 0.1, routing_mean, routing_std + 0.1)
+    statistics = {"hidden_mean": (192,), "hidden_std": (192,), "routing_mean": shape, "routing_std": shape}
+    statistics = {name: 0.1 + torch.rand(size, generator=generator) for name, size in statistics.items()}
+    model.set_statistics(**statistics)
     model.config.standardize = True
     model.save_pretrained(tmp_path)
     again = MoEEModel.from_pretrained(tmp_path)
     assert again.statistics.hidden_mean.dtype == torch.float32
-    assert torch.equal(again.statistics.routing_std, routing_std + 0.1)
+    assert all(torch.equal(getattr(again.statistics, name), value) for name, value in statistics.items())
     assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
 
 
@@ -192,8 +192,11 @@ def test_standardize_without_statistics_says_what_to_do(model):
 
 
 def test_statistics_of_another_shape_are_refused(model):
-    with pytest.raises(ValueError, match=r"expected hidden_mean of shape \(192,\); got \(3,\)"):
-        model.set_statistics(torch.zeros(3), torch.ones(192), torch.zeros(6, 16), torch.ones(6, 16))
+    zeros = {"hidden_mean": torch.zeros(3), "hidden_std": torch.ones(192), "routing_mean": torch.zeros(6, 16)}
+    with pytest.raises(ValueError, match=r"statistics: expected tensors of the shapes .*\(192,\).*; got .*\(3,\)"):
+        model.set_statistics(**zeros, routing_std=torch.ones(6, 16))
+    with pytest.raises(ValueError, match=r"statistics: expected tensors of the shapes .*routing_std.*; got "):
+        model.set_statistics(**zeros)
 
 
 def test_missing_weights_are_an_error(tmp_path):
