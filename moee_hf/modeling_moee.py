@@ -263,8 +263,7 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If a text is empty, or the prompt is unknown or leaves no room for text.
         """
         config = self.config
-        one = isinstance(texts, str)
-        texts = check_texts([texts] if isinstance(texts, str) else texts)
+        one, texts = isinstance(texts, str), check_texts(texts)
         if prompt is None:
             prompt = config.template(config.default_prompt_name if prompt_name is None else prompt_name)
         check_template("prompt", prompt)
@@ -300,10 +299,10 @@ class MoEEModel(MoEEPreTrainedModel):
                 vectors = F.normalize(output.embeddings, dim=-1) if normalize_embeddings else output.embeddings
                 embeddings[batch] = vectors.to(embeddings.device)
                 progress.update(len(batch))
-        result = embeddings[0] if one else embeddings
-        if convert_to_tensor:
-            return result
-        return result.numpy() if convert_to_numpy else list(result)
+        result = embeddings.numpy() if convert_to_numpy and not convert_to_tensor else embeddings
+        if one:
+            return result[0]
+        return result if convert_to_numpy or convert_to_tensor else list(result)
 
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -45,16 +45,16 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     )
 
 
-def check_texts(texts: Iterable[str]) -> list[str]:
-    """Return the texts as a list, each a string that a tokenizer can read.
+def check_texts(texts: str | Iterable[str]) -> list[str]:
+    """Return the texts, one or several, as a list of strings that a tokenizer can read.
 
     Raises:
         TypeError: If a text is not a string.
         ValueError: If a text is empty or no valid Unicode.
     """
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | bytes):
         raise TypeError(f"texts: expected a string or several; got {texts!r} of type {type(texts).__name__}.")
-    texts = list(texts)
+    texts = [texts] if isinstance(texts, str) else list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}]: expected a string; got {text!r} of type {type(text).__name__}.")

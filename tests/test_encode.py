@@ -42,6 +42,7 @@ def test_kinds_of_result(model):
     tensors = model.encode(TEXTS, convert_to_numpy=False)
     assert isinstance(tensors, list)
     assert torch.equal(torch.stack(tensors), tensor)
+    assert isinstance(model.encode(TEXTS[0], convert_to_numpy=False), torch.Tensor)
     assert not tensor.is_inference()
 
 
@@ -103,6 +104,8 @@ def test_training_mode_ends(model):
         (["a", ["b"]], TypeError, r"texts\[1\]: expected a string; got \['b'\]"),
         (["\ud800"], ValueError, r"texts\[0\]: expected valid Unicode; got a lone surrogate at character 0"),
         (7, TypeError, "texts: expected a string or several; got 7"),
+        (b"a", TypeError, "texts: expected a string or several; got b'a'"),
+        ({"text": "a"}, TypeError, "texts: expected a string or several; got {'text': 'a'}"),
     ],
 )
 def test_bad_texts_are_named(model, texts, error, message):
