@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from . import __version__
 from .backbones import supported_backbones
 from .configuration_moee import EMBEDDED, MoEEConfig
 from .files import check_output, read_texts, write_embeddings
-from .functional_moee import COMBINATIONS
+from .functional_moee import COMBINATIONS, check_alpha
 from .info import model_info
 from .modeling_moee import MoEEModel
 from .prompts_moee import TEXT
@@ -24,7 +26,10 @@ _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 an error that its message explains, 2 wrong usage."""
+    """Run the command and return its exit code: 0 done, 1 an error that its message explains, 2 wrong usage.
+
+    An interruption is 130, as the shell has it.
+    """
     arguments = _parser().parse_args(argv)
     # transformers reports the language-model head of every checkpoint as unexpected
     transformers.logging.set_verbosity_error()
@@ -32,9 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         transformers.logging.disable_progress_bar()
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
         print(f"moee: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("moee: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -56,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     embed.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
     embed.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
-    embed.add_argument("--batch-size", type=int, default=32, help="texts per forward pass (default: 32)")
+    embed.add_argument("--batch-size", type=_batch_size, default=32, help="texts per forward pass (default: 32)")
     embed.add_argument("--normalize", action="store_true", help="scale embeddings to length 1")
     _add_model_flags(embed)
     embed.set_defaults(run=_embed)
@@ -80,15 +91,40 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)"
     )
-    parser.add_argument("--alpha", type=float, help="weight of the routing part in 'sum' (default: the model's)")
+    parser.add_argument("--alpha", type=_alpha, help="weight of the routing part in 'sum' (default: the model's)")
     parser.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, auto (default: auto with a GPU, else cpu)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
+
+
+def _batch_size(value: str) -> int:
+    if (number := int(value)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of texts >= 1; got {value}")
+    return number
+
+
+def _alpha(value: str) -> float:
+    try:
+        check_alpha("alpha", number := float(value))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return number
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return "auto" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if not available.get(kind):
+        there = ", ".join(kind for kind, here in available.items() if here)
+        raise ValueError(f"--device: expected one that is here ({there}); got {name!r}.")
+    return name
 
 
 def _load(arguments: argparse.Namespace) -> MoEEModel:
-    device = arguments.device or ("auto" if torch.cuda.is_available() else "cpu")
+    device = _device(arguments.device)
     hub = {} if arguments.revision is None else {"revision": arguments.revision}
     return MoEEModel.from_pretrained(arguments.model, dtype=arguments.dtype, device_map=device, **hub)
 
@@ -105,10 +141,15 @@ def _similarity(arguments: argparse.Namespace) -> None:
     # what cannot be shown on one line is shown escaped, so that the matrix stays one
     labels = [text if text.isprintable() else json.dumps(text, ensure_ascii=False) for text in arguments.texts]
     labels = [label if len(label) <= 48 else label[:47] + "…" for label in labels]
-    width = max(map(len, labels))
+    width = max(map(_display_width, labels))
     print(" " * (width + 4), *(f"{number:>6}" for number in range(1, len(labels) + 1)))
     for number, (label, row) in enumerate(zip(labels, model.similarity(embeddings, embeddings), strict=True), 1):
-        print(f"{number:>3} {label:<{width}}", *(f"{value:6.3f}" for value in row.tolist()))
+        padding = " " * (width - _display_width(label))
+        print(f"{number:>3} {label}{padding}", *(f"{value:6.3f}" for value in row.tolist()))
+
+
+def _display_width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _embed(arguments: argparse.Namespace) -> None:

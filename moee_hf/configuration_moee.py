@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,8 @@ EMBEDDED = "embedded"
 
 
 def resolve_source(source: str | os.PathLike[str]) -> str:
-    """Return the folder of the package's own small backbone for `"embedded"`, and any other source as it is.
-
-    Raises:
-        FileNotFoundError: If the source is written as a path, and there is nothing.
-    """
-    if source == EMBEDDED:
-        return str(Path(__file__).parent / EMBEDDED)
-    if (os.path.isabs(source) or str(source).startswith((".", "~"))) and not os.path.exists(source):
-        raise FileNotFoundError(
-            f"{source}: expected a folder with a config.json, or a Hub id such as 'allenai/OLMoE-1B-7B-0924'; there "
-            "is nothing at this path."
-        )
-    return str(source)
+    """Return the folder of the package's own small backbone for `"embedded"`, and any other source as it is."""
+    return str(Path(__file__).parent / EMBEDDED) if source == EMBEDDED else os.path.expanduser(source)
 
 
 class MoEEConfig(PreTrainedConfig):
@@ -72,7 +62,7 @@ class MoEEConfig(PreTrainedConfig):
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = "prompteol"
     max_length: int | None = None
-    router_shape: list[int] | None = None
+    router_shape: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone_config is None:
@@ -90,6 +80,7 @@ class MoEEConfig(PreTrainedConfig):
     def __setattr__(self, key: str, value: Any) -> None:
         if check := _CHECKS.get(key):
             check(f"MoEEConfig.{key}", value)
+            value = float(value) if key == "alpha" else value  # numpy's numbers do not go into json
         super().__setattr__(key, value)
 
     @classmethod
@@ -97,7 +88,15 @@ class MoEEConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         source = resolve_source(pretrained_model_name_or_path)
-        config, kwargs = super().get_config_dict(source, **kwargs)
+        try:
+            config, kwargs = super().get_config_dict(source, **kwargs)
+        except OSError as error:
+            raise OSError(
+                f"{source!r}: expected a folder with a config.json, or the id of a repository on the Hub, such as "
+                f"'allenai/OLMoE-1B-7B-0924'; no configuration could be read. {error}"
+            ) from error
+        if not config:
+            raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")
         if config.get("model_type") != cls.model_type:
             config = {"model_type": cls.model_type, "backbone_config": config}
         return config, kwargs
@@ -119,7 +118,7 @@ class MoEEConfig(PreTrainedConfig):
             ValueError: If no prompt has this name.
         """
         prompts = PROMPTS | (self.prompts or {})
-        if (name := prompt_name or "none") not in prompts:
+        if (name := "none" if prompt_name is None else prompt_name) not in prompts:
             raise ValueError(
                 f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}. Another template can be "
                 "given as prompt='... {text} ...'."
@@ -138,7 +137,12 @@ class MoEEConfig(PreTrainedConfig):
         Raises:
             ValueError: If `router_layers` names a router that the backbone does not have.
         """
-        layers = self._router_shape[0]
+        if self.router_shape is None:
+            raise ValueError(
+                "MoEEConfig.router_shape: expected the number of MoE layers and experts; got None. They are known "
+                "once the model is built: MoEEModel.without_weights(config).config."
+            )
+        layers = self.router_shape[0]
         selected = range(layers) if self.router_layers is None else self.router_layers
         if bad := [row for row in selected if not -layers <= row < layers]:
             raise ValueError(
@@ -151,28 +155,29 @@ class MoEEConfig(PreTrainedConfig):
         return rows
 
     @property
-    def routing_shape(self) -> tuple[int, int]:
-        """Shape of RW: MoE layers read, experts."""
-        return len(self.router_rows), self._router_shape[1]
-
-    @property
     def embedding_size(self) -> int:
         """Width of an embedding."""
         return self.size(self.combination)
 
     def size(self, combination: str) -> int:
         """Return the width of an embedding combined in this way."""
-        layers, experts = self.routing_shape
-        return (combination != "rw") * self.hidden_size + (combination != "hs") * layers * experts
+        check_choice("combination", combination, COMBINATIONS)
+        routing_size = len(self.router_rows) * self.router_shape[1]
+        return (combination != "rw") * self.hidden_size + (combination != "hs") * routing_size
 
-    @property
-    def _router_shape(self) -> list[int]:
-        if self.router_shape is None:
-            raise ValueError(
-                "MoEEConfig.router_shape: expected the number of MoE layers and experts; got None. They are known "
-                "once the model is built: MoEEModel(config).config."
-            )
-        return self.router_shape
+
+def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwargs: Any) -> MoEEConfig:
+    """Return a `MoEEConfig` of one's own.
+
+    Args:
+        config: A `MoEEConfig`, the configuration of a backbone, or the folder or Hub id of either.
+        hub_kwargs: Those of `PreTrainedConfig.from_pretrained`.
+    """
+    if not isinstance(config, PreTrainedConfig):
+        return MoEEConfig.from_pretrained(config, **hub_kwargs)
+    config = copy.deepcopy(config)
+    # by model type: remote code can load one class twice
+    return config if config.model_type == MoEEConfig.model_type else MoEEConfig(backbone_config=config)
 
 
 def backbone_config_from_dict(config: dict[str, Any]) -> PreTrainedConfig:

@@ -29,7 +29,7 @@ def read_texts(source: str, column: str = "text") -> list[str]:
         ValueError: If the format is another, a row has no text, or the file is not UTF-8.
         OSError: If the file cannot be read.
     """
-    suffix = ".txt" if source == "-" else Path(source).suffix
+    suffix = ".txt" if source == "-" else _suffix(source)
     if suffix == ".parquet":
         rows = _parquet_rows(source, column)
     elif suffix in _READERS:
@@ -44,6 +44,8 @@ def read_texts(source: str, column: str = "text") -> list[str]:
             texts.append(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
+    except csv.Error as error:
+        raise ValueError(f"{source}: expected CSV; got something else ({error}).") from error
     return texts
 
 
@@ -56,11 +58,13 @@ def check_output(output: str) -> None:
         ImportError: If the format needs a package that is not installed.
     """
     path = Path(output)
-    if path.suffix not in _WRITERS:
+    if _suffix(output) not in _WRITERS:
         raise ValueError(f"{output}: expected a file ending in {', '.join(_WRITERS)}; got {path.suffix!r}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
     if not os.access(path.parent, os.W_OK):
         raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is not there or not writable.")
-    if path.suffix == ".parquet":
+    if _suffix(output) == ".parquet":
         _pyarrow()
 
 
@@ -77,7 +81,7 @@ def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, meta
     path = Path(output)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        _WRITERS[path.suffix](partial, texts, embeddings, metadata)
+        _WRITERS[_suffix(output)](partial, texts, embeddings, metadata)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -85,9 +89,13 @@ def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, meta
 
 def _open(source: str) -> TextIO:
     if source == "-":
-        sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        sys.stdin.reconfigure(encoding="utf-8-sig", newline=None)  # type: ignore[union-attr]
         return sys.stdin
-    return open(source, encoding="utf-8-sig", newline="" if source.endswith(".csv") else None)
+    return open(source, encoding="utf-8-sig", newline="" if _suffix(source) == ".csv" else None)
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower()
 
 
 def _lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
@@ -101,7 +109,9 @@ def _json_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, A
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{source}, {where}: expected a JSON object; got {line[:80]!r} ({error}).") from error
+            raise ValueError(
+                f"{source}, {where}: expected a JSON object; got {line[:80]!r} ({error}). Leave the row out."
+            ) from error
         if not isinstance(row, dict) or column not in row:
             raise ValueError(f"{source}, {where}: expected an object with the field {column!r}; got {line[:80]!r}.")
         yield where, row[column]
@@ -109,10 +119,17 @@ def _json_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, A
 
 def _csv_rows(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
     with file:
+        csv.field_size_limit(2**31 - 1)  # a text may be longer than the default of 128 KiB
         reader = csv.DictReader(file)
         _check_column(source, column, reader.fieldnames or [])
         for row in reader:
-            yield f"line {reader.line_num}", row[column]
+            where = f"line {reader.line_num}"
+            if None in row:
+                raise ValueError(
+                    f"{source}, {where}: expected {len(reader.fieldnames or [])} fields; got more. Quote texts that "
+                    "hold a comma."
+                )
+            yield where, row[column]
 
 
 def _parquet_rows(source: str, column: str) -> Iterator[tuple[str, Any]]:
@@ -126,9 +143,10 @@ def _parquet_rows(source: str, column: str) -> Iterator[tuple[str, Any]]:
 
 
 def _check_column(source: str, column: str, columns: Any) -> None:
-    if column not in columns:
+    if list(columns).count(column) != 1:
         raise ValueError(
-            f"{source}: expected the column {column!r}; got {', '.join(map(repr, columns))}. Name it: --column."
+            f"{source}: expected one column {column!r}; got {', '.join(map(repr, columns)) or 'none'}. Name it: "
+            "--column."
         )
 
 
@@ -144,7 +162,7 @@ def _write_safetensors(path: Path, texts: list[str], embeddings: np.ndarray, met
 def _write_parquet(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
     pa = _pyarrow()
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    table = pa.table({"text": pa.array(texts, pa.string()), "embedding": vectors})
+    table = pa.table({"text": pa.array(texts, pa.large_string()), "embedding": vectors})
     pa.parquet.write_table(table.replace_schema_metadata(metadata), path)
 
 

@@ -7,6 +7,7 @@ comments: B texts, T tokens, D hidden size, L MoE layers, E experts, N embedding
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def check_alpha(name: str, value: object) -> None:
     """Raise `ValueError` unless `value` is a finite number >= 0; `name` says where it stands."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < float("inf"):
         raise ValueError(f"{name}: expected a finite number >= 0 (the weight of the routing part); got {value!r}.")
 
 
@@ -70,7 +71,7 @@ def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
         return values[rows, position.argmax(dim=1)].float()  # [B, size]
     weights = (mask if pooling == "mean" else position).float()
     weights = weights / weights.sum(dim=1, keepdim=True)
-    return torch.einsum("bt,bts->bs", weights, values.float())
+    return (weights[..., None] * values.float()).sum(dim=1)  # [B, size]; autocast leaves it in float32
 
 
 def route(router_logits: torch.Tensor, activation: str) -> torch.Tensor:
@@ -135,8 +136,15 @@ def similarity(a: Any, b: Any) -> torch.Tensor:
 
     Returns:
         Float32 tensor of shape `(n, m)`.
+
+    Raises:
+        ValueError: If the vectors differ in size, or a set has more than two dimensions.
     """
-    return _unit_rows(a) @ _unit_rows(b).T
+    a, b = _unit_rows(a), _unit_rows(b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"similarity: expected vectors of one size; got {a.shape[1]} and {b.shape[1]}.")
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.T
 
 
 def similarity_pairwise(a: Any, b: Any) -> torch.Tensor:
@@ -165,4 +173,6 @@ def _unit_rows(vectors: Any) -> torch.Tensor:
     if isinstance(vectors, list | tuple) and vectors and not isinstance(vectors[0], int | float):
         vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
     vectors = torch.as_tensor(vectors).float()
+    if vectors.ndim not in (1, 2):
+        raise ValueError(f"similarity: expected one vector or a set of them; got the shape {tuple(vectors.shape)}.")
     return F.normalize(vectors[None] if vectors.ndim == 1 else vectors, dim=-1)

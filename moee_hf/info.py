@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_moee import MoEEConfig
+from .functional_moee import COMBINATIONS
 from .modeling_moee import MoEEModel
-from .routing_moee import count_experts, find_routers, text_model
+from .routing_moee import find_routers, text_model
 
 # where architectures keep the number of experts that a token visits
 _TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
@@ -26,8 +27,8 @@ class ModelInfo:
         top_k: Experts that a token visits in one layer; None if the configuration does not say.
         hidden_size: Width of HS.
         embedding_sizes: Width of an embedding, by combination.
-        parameters: Parameters of the backbone, without a language-model head.
-        active_parameters: Of these, how many one token visits; None if `top_k` is.
+        parameters: Parameters of the backbone, without a language-model head; all of them are loaded.
+        active_parameters: Of these, how many one token of text visits; None if `top_k` is.
         dtype: Type of the weights as the configuration has it; float32 if it does not say.
     """
 
@@ -56,9 +57,8 @@ def model_info(config: MoEEConfig) -> ModelInfo:
     model = MoEEModel.without_weights(config)
     config = model.config
     text = text_model(model.model)
-    routers = find_routers(model.model)
-    num_moe_layers, num_experts = len(routers), count_experts(model.model)
-    owners = (routers[0][0], text.config, getattr(text.config, "ffn_config", None))
+    num_moe_layers, num_experts = config.router_shape
+    owners = (find_routers(model.model)[0][0], text.config, getattr(text.config, "ffn_config", None))
     top_k = next((k for name in _TOP_K for owner in owners if isinstance(k := getattr(owner, name, None), int)), None)
     idle = 0.0
     for name, weight in text.named_parameters():
@@ -66,7 +66,7 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         if ".experts." in name or (weight.ndim == 3 and len(weight) == num_experts):
             experts = len(weight) if weight.ndim == 3 else num_experts
             idle += weight.numel() * (1 - (top_k or 0) / experts)
-    parameters = sum(weight.numel() for weight in model.model.parameters())
+    read = sum(weight.numel() for weight in text.parameters())
     return ModelInfo(
         model_type=config.backbone_config.model_type,
         num_layers=model.num_layers,
@@ -74,8 +74,8 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         num_experts=num_experts,
         top_k=top_k,
         hidden_size=config.hidden_size,
-        embedding_sizes={combination: config.size(combination) for combination in ("hs", "rw", "concat", "sum")},
-        parameters=parameters,
-        active_parameters=None if top_k is None else parameters - round(idle),
+        embedding_sizes={combination: config.size(combination) for combination in COMBINATIONS},
+        parameters=sum(weight.numel() for weight in model.model.parameters()),
+        active_parameters=None if top_k is None else read - round(idle),
         dtype=config.backbone_config.dtype or torch.float32,
     )

@@ -16,29 +16,31 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, cached_file, can_return_tuple, logging
 
-from .configuration_moee import MoEEConfig, resolve_source
+from .configuration_moee import MoEEConfig, resolve_config, resolve_source
 from .functional_moee import (
-    COMBINATIONS,
     check_alpha,
-    check_choice,
     combine,
     pad_right,
     similarity,
     similarity_pairwise,
 )
 from .prompts_moee import TokenizerNotFoundError, check_template, check_texts, load_tokenizer, tokenize
-from .routing_moee import Reading, backbone_class, install_hooks, layer_to_read, reading, text_model
+from .routing_moee import Capture, backbone_class, install_hooks, layer_to_read, text_model
 from .statistics_moee import Statistics
 
 logger = logging.get_logger(__name__)
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# the fields of MoEEConfig that a caller chooses; the others are found in the backbone or set with the statistics
+_CHOICES = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated"}
 _tokenizer_lock = threading.Lock()
 
 STATISTICS_NAME = "statistics.safetensors"
@@ -83,7 +85,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
-        config: MoEEConfig | None = None,
+        config: Any = None,
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -91,10 +93,12 @@ class MoEEPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: Folder or Hub id; `"embedded"` is the small backbone in the package.
-            config: A `MoEEConfig` in place of the one at the source.
+            config: In place of the configuration at the source: a `MoEEConfig`, that of a backbone, or where to find
+                either.
             output_loading_info: Whether to return transformers' report on the weights too.
-            kwargs: Those of `PreTrainedModel.from_pretrained` (`dtype`, `device_map`, `attn_implementation`,
-                `experts_implementation`, `quantization_config`, `revision`, ...), and fields of `MoEEConfig`.
+            kwargs: Those that transformers takes for the backbone, whose names of modules and weights they use
+                (`dtype`, `device_map`, `attn_implementation`, `experts_implementation`, `quantization_config`,
+                `revision`, ...), and choices of `MoEEConfig`.
 
         Raises:
             UnsupportedBackboneError: If the checkpoint has no routers that MoEE can read.
@@ -102,14 +106,19 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """
         source = resolve_source(pretrained_model_name_or_path)
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        if config is None:
-            fields = {name: kwargs.pop(name) for name in MoEEConfig.__annotations__ if name in kwargs}
-            config = MoEEConfig.from_pretrained(source, **hub_kwargs, **fields)
-        config = copy.deepcopy(config)
+        fields = {name: kwargs.pop(name) for name in _CHOICES if name in kwargs}
+        config = resolve_config(source if config is None else config, **hub_kwargs)
+        for name, value in fields.items():
+            setattr(config, name, value)
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
-        backbone, info = backbone_class(config.backbone_config).from_pretrained(
-            source, config=config.backbone_config, output_loading_info=True, **kwargs
-        )
+        try:
+            backbone, info = backbone_class(config.backbone_config).from_pretrained(
+                source, config=config.backbone_config, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(
+                f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
+            ) from error
         if missing := sorted(info["missing_keys"]):
             raise ValueError(
                 f"{source}: expected all weights of a {config.backbone_config.model_type} backbone; {len(missing)} "
@@ -129,14 +138,34 @@ class MoEEPreTrainedModel(PreTrainedModel):
         with torch.device("meta"), no_init_weights():
             return cls(copy.deepcopy(config))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Save weights, statistics, configuration, code and tokenizer: `AutoModel` needs this package no more.
 
         Args:
             save_directory: The folder; made if it is not there.
-            kwargs: Those of `PreTrainedModel.save_pretrained`, `push_to_hub` excepted: that is a method of its own.
+            is_main_process: Whether this process writes what is not weights.
+            state_dict: Weights in place of the model's own, by their names in this model.
+            push_to_hub: Not here; `push_to_hub` is a method.
+            kwargs: Those of `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: If `push_to_hub` is true.
         """
-        self.model.save_pretrained(save_directory, **kwargs)
+        if push_to_hub:
+            raise ValueError("save_pretrained: expected push_to_hub=False; use model.push_to_hub(repo_id).")
+        if state_dict is not None:
+            prefix = f"{self.base_model_prefix}."
+            state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        self.model.save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        if not is_main_process:
+            return
         if self.config.calibrated:
             save_file(self.statistics.state_dict(), Path(save_directory, STATISTICS_NAME), metadata={"format": "pt"})
         self.config.architectures = [type(self).__name__]
@@ -171,7 +200,8 @@ class MoEEModel(MoEEPreTrainedModel):
 
     Args:
         config: A `MoEEConfig`.
-        backbone: The backbone itself, loaded. None: one with random weights, after `config.backbone_config`.
+        backbone: The backbone itself, with its weights and configuration. None: one with random weights, after
+            `config.backbone_config`.
 
     Raises:
         UnsupportedBackboneError: If the backbone has no routers that MoEE can read.
@@ -184,13 +214,15 @@ class MoEEModel(MoEEPreTrainedModel):
             backbone = backbone_class(config.backbone_config)._from_config(config.backbone_config)
         self.model = backbone
         config.backbone_config = backbone.config
-        config.backbone_config.name_or_path = ""  # the path of one machine has no place in a repository's config.json
-        config.router_shape, self.num_layers = install_hooks(self.model)
-        layer_to_read(config.hidden_layer, self.num_layers)  # refused here, not at the first text
-        self.statistics = Statistics(config.hidden_size, config.routing_shape)
+        config.router_shape, self.num_layers = install_hooks(backbone)
+        # layers that the backbone does not have are refused here, not at the first text
+        layer_to_read(config.hidden_layer, self.num_layers)
+        _ = config.router_rows
+        self.statistics = Statistics(config.hidden_size, config.router_shape)
         self.tokenizer_kwargs = {}
         self._tokenizer = None
-        self.post_init()
+        with no_init_weights():  # the backbone has its weights
+            self.post_init()
 
     @can_return_tuple
     def forward(
@@ -218,11 +250,11 @@ class MoEEModel(MoEEPreTrainedModel):
         config = self.config
         inputs, mask = self._right_padded(input_ids, attention_mask, inputs_embeds)
         layer = layer_to_read(config.hidden_layer, self.num_layers)
-        with reading(Reading(mask, config.pooling, config.router_activation, config.router_rows, layer)) as read:
+        with Capture(mask, config.pooling, config.router_activation, rows := config.router_rows, layer) as captured:
             output = text_model(self.model)(**inputs, attention_mask=mask, use_cache=False)
-        hidden = read.hidden_state(output.last_hidden_state)  # [B, D]
-        routing = read.routing_weights(hidden.device)  # [B, L, E]
-        h, r = self.statistics(hidden, routing) if config.standardize else (hidden, routing)
+        hidden = captured.hidden_state(output.last_hidden_state)  # [B, D]
+        routing = captured.routing_weights(hidden.device)  # [B, L, E]
+        h, r = self.statistics(hidden, routing, rows) if config.standardize else (hidden, routing)
         combination = config.combination if combination is None else combination
         alpha = config.alpha if alpha is None else alpha
         embeddings = combine(h, r, combination, alpha)  # [B, N]
@@ -267,22 +299,12 @@ class MoEEModel(MoEEPreTrainedModel):
         if prompt is None:
             prompt = config.template(config.default_prompt_name if prompt_name is None else prompt_name)
         check_template("prompt", prompt)
-        combination = config.combination if combination is None else combination
-        check_choice("combination", combination, COMBINATIONS)
-        alpha = config.alpha if alpha is None else alpha
-        check_alpha("alpha", alpha)
-        if batch_size < 1:
+        size = config.size(config.combination if combination is None else combination)
+        check_alpha("alpha", config.alpha if alpha is None else alpha)
+        if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
-        max_length = self._max_length()
-        ids, num_cut = tokenize(self.tokenizer, texts, prompt, max_length)
-        if num_cut:
-            logger.warning(
-                f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens."
-            )
+        ids = self._tokenize(texts, prompt)
 
-        embeddings = torch.empty(
-            len(texts), config.size(combination), device=self.device if convert_to_tensor else "cpu"
-        )
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]), reverse=True)
         progress = logging.tqdm(
             total=len(texts),
@@ -291,14 +313,17 @@ class MoEEModel(MoEEPreTrainedModel):
             disable=None if show_progress_bar is None else not show_progress_bar,
             delay=5 if show_progress_bar is None else 0,
         )
+        batches = [torch.empty(0, size, dtype=torch.float32)]
         self.eval()
         with torch.inference_mode(), progress:
             for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                output = self(**self._batch([ids[i] for i in batch]), combination=combination, alpha=alpha)
-                vectors = F.normalize(output.embeddings, dim=-1) if normalize_embeddings else output.embeddings
-                embeddings[batch] = vectors.to(embeddings.device)
-                progress.update(len(batch))
+                batch = self._batch([ids[i] for i in order[start : start + batch_size]])
+                vectors = self(**batch, combination=combination, alpha=alpha).embeddings
+                vectors = F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
+                batches.append(vectors if convert_to_tensor else vectors.cpu())
+                progress.update(len(vectors))
+        # back in the order given; outside inference_mode, so that the result is an ordinary tensor
+        embeddings = torch.cat([part.to(batches[-1].device) for part in batches])[np.argsort(order)]
         result = embeddings.numpy() if convert_to_numpy and not convert_to_tensor else embeddings
         if one:
             return result[0]
@@ -312,12 +337,13 @@ class MoEEModel(MoEEPreTrainedModel):
 
         Args:
             statistics: `hidden_mean` and `hidden_std`, of shape `(hidden_size,)`; `routing_mean` and `routing_std`, of
-                shape `(num_moe_layers, num_experts)`.
+                shape `config.router_shape`: of all routers, whichever `config.router_layers` reads.
 
         Raises:
-            ValueError: If one is missing, unknown or of another shape.
+            ValueError: If one is missing, unknown, of another shape or not finite, or a standard deviation is not
+                positive.
         """
-        self.statistics.store(self.device, **statistics)
+        self.statistics.store(**statistics)
         self.config.calibrated = True
 
     def _right_padded(
@@ -326,7 +352,9 @@ class MoEEModel(MoEEPreTrainedModel):
         values = input_ids if inputs_embeds is None else inputs_embeds
         if values is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("MoEEModel: expected either input_ids or inputs_embeds; got both or neither.")
-        name = "input_ids" if inputs_embeds is None else "inputs_embeds"
+        name, ndim = ("input_ids", 2) if inputs_embeds is None else ("inputs_embeds", 3)
+        if values.ndim != ndim:
+            raise ValueError(f"{name}: expected {ndim} dimensions; got the shape {tuple(values.shape)}.")
         if attention_mask is None:
             attention_mask = torch.ones(values.shape[:2], dtype=torch.long)
         mask = (attention_mask != 0).long().to(values.device)  # [B, T]
@@ -341,15 +369,33 @@ class MoEEModel(MoEEPreTrainedModel):
         values, mask = pad_right(mask, values, mask)
         return {name: values}, mask
 
+    def _tokenize(self, texts: list[str], prompt: str) -> list[list[int]]:
+        max_length = self._max_length()
+        ids, num_cut = tokenize(self.tokenizer, texts, prompt, max_length)
+        vocabulary = len(self.get_input_embeddings().weight)
+        if unknown := [i for i, row in enumerate(ids) if max(row) >= vocabulary]:
+            raise ValueError(
+                f"texts[{unknown[0]}]: expected token ids below {vocabulary}, the rows of the model's embedding; got "
+                f"{max(ids[unknown[0]])}. Use the tokenizer that the backbone was trained with."
+            )
+        if num_cut:
+            logger.warning(
+                f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens."
+            )
+        return ids
+
     def _batch(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
-        # the value of padding is never read, so any id that the embedding knows will do
-        pad = self.tokenizer.pad_token_id or 0
-        length = max(map(len, ids))
-        input_ids = torch.tensor([row + [pad] * (length - len(row)) for row in ids])
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids])
-        # a model spread over devices moves its inputs by itself
-        device = "cpu" if hasattr(self.model, "hf_device_map") else self.device
-        return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+        embedding = self.get_input_embeddings()
+        # where accelerate runs an offloaded embedding, else where it is
+        hook = getattr(embedding, "_hf_hook", None)
+        device = getattr(hook, "execution_device", None) or embedding.weight.device
+        # any id will do for padding, which is masked
+        rows = [torch.tensor(row) for row in ids]
+        masks = [torch.ones_like(row) for row in rows]
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True).to(device),
+            "attention_mask": pad_sequence(masks, batch_first=True).to(device),
+        }
 
     def _max_length(self) -> int:
         if self.config.max_length is not None:

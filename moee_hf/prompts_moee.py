@@ -60,13 +60,7 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
             raise TypeError(f"texts[{i}]: expected a string; got {text!r} of type {type(text).__name__}.")
         if not text:
             raise ValueError(f"texts[{i}]: expected a text to embed; got an empty string. Leave it out.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"texts[{i}]: expected valid Unicode; got a lone surrogate at character {error.start}. Decode its "
-                "source with the right encoding."
-            ) from None
+        _check_unicode(f"texts[{i}]", text)
     return texts
 
 
@@ -77,6 +71,17 @@ def check_template(name: str, template: object) -> None:
             f"{name}: expected a template with {TEXT} exactly once, where the text goes; got {template!r}. "
             f"To put words before the text, write 'words: {TEXT}'; for no prompt, {PROMPTS['none']!r}."
         )
+    _check_unicode(name, template)
+
+
+def _check_unicode(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: expected valid Unicode; got a lone surrogate at character {error.start}. Decode its source with "
+            "the right encoding."
+        ) from None
 
 
 def tokenize(
@@ -106,14 +111,21 @@ def tokenize(
         return tokenizer([head + text + tail for text in texts], verbose=False)["input_ids"]
 
     ids = token_ids(texts) if texts else []
+    if without := [i for i, text_ids in enumerate(ids) if not text_ids]:
+        raise ValueError(
+            f"texts[{without[0]}]: expected a text with tokens; the tokenizer finds none in {texts[without[0]]!r}."
+        )
     too_long = [i for i, text_ids in enumerate(ids) if len(text_ids) > max_length]
     for i in too_long:
         text = texts[i]
 
-        def num_tokens(end: int, text: str = texts[i]) -> int:
+        def num_tokens(end: int, text: str = text) -> int:
             return len(token_ids([text[:end]])[0])
 
-        kept = bisect.bisect_right(range(1, len(text) + 1), max_length, key=num_tokens)
+        end = max_length  # a bound on what fits, found from below: a long document is not tokenised over and over
+        while end < len(text) and num_tokens(end) <= max_length:
+            end *= 2
+        kept = bisect.bisect_right(range(1, min(end, len(text)) + 1), max_length, key=num_tokens)
         if kept == 0:
             raise ValueError(
                 f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt "

@@ -8,8 +8,6 @@ around a text model, and leaves a model that cannot be pickled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,27 +123,11 @@ def find_routers(backbone: PreTrainedModel) -> list[tuple[nn.Module, int]]:
     return routers
 
 
-def count_experts(backbone: PreTrainedModel) -> int:
-    """Return over how many experts each router of the backbone distributes a token.
-
-    Raises:
-        UnsupportedBackboneError: If the layers differ.
-    """
-    width = _exception(text_model(backbone)).width
-    counts = {
-        getattr(router, width) if width else _last_matrix(router).shape[0] for router, _ in find_routers(backbone)
-    }
-    if len(counts) > 1:
-        raise UnsupportedBackboneError(
-            f"MoEE cannot use this {backbone.config.model_type} backbone: expected as many experts in every MoE "
-            f"layer; got layers of {', '.join(map(str, sorted(counts)))}."
-        )
-    return counts.pop()
-
-
 @dataclass
-class Reading:
+class Capture:
     """What one forward pass reads from a backbone: the pooled routing weights, and HS below the last layer.
+
+    The hooks of a backbone that runs inside `with Capture(...) as captured:` fill it.
 
     Args:
         attention_mask: Mask of the batch, of shape `(batch_size, sequence_length)`.
@@ -159,9 +141,16 @@ class Reading:
     pooling: str
     activation: str
     rows: list[int]
-    layer: int | None = None
+    layer: int | None
     routing: dict[int, torch.Tensor] = field(default_factory=dict)
     hidden: torch.Tensor | None = None
+
+    def __enter__(self) -> Capture:
+        self._token = _active.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _active.reset(self._token)
 
     def pool(self, values: torch.Tensor) -> torch.Tensor:
         """Reduce the values of the tokens, `[B * T, size]` or `[B, T, size]`, to `[B, size]`."""
@@ -186,36 +175,33 @@ class Reading:
 
 
 # of the thread or task that runs the forward pass, so that any number may share a model
-_reading: ContextVar[Reading | None] = ContextVar("moee_reading", default=None)
-
-
-@contextmanager
-def reading(plan: Reading) -> Iterator[Reading]:
-    """Let the hooks of the backbone that runs inside this context read what `plan` asks for."""
-    token = _reading.set(plan)
-    try:
-        yield plan
-    finally:
-        _reading.reset(token)
+_active: ContextVar[Capture | None] = ContextVar("moee_capture", default=None)
 
 
 def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
-    """Hook the routers and the layers of a backbone; the hooks do nothing outside a `reading` context.
+    """Hook the routers and the layers of a backbone; the hooks do nothing outside a `Capture`.
 
     Returns:
-        Routers and experts, `[L, E]`, and the number of layers.
+        The number of routers and of experts that each distributes a token over, and the number of layers.
 
     Raises:
-        UnsupportedBackboneError: If the backbone has no routers, or routers of several widths.
+        UnsupportedBackboneError: If the backbone has no routers, or routers over different numbers of experts.
     """
     text = text_model(backbone)
+    exception = _exception(text)
     routers = find_routers(backbone)
+    experts = {getattr(router, exception.width) if exception.width else _num_rows(router) for router, _ in routers}
+    if len(experts) > 1:
+        raise UnsupportedBackboneError(
+            f"MoEE cannot use this {backbone.config.model_type} backbone: expected as many experts in every MoE "
+            f"layer; got layers of {', '.join(map(str, sorted(experts)))}."
+        )
     layers = [layer for layer, _ in _recorded(text, _recorders(text, "hidden_states"))]
     for row, (router, index) in enumerate(routers):
-        router.register_forward_hook(RouterHook(row, index, _exception(text).probabilities))
+        router.register_forward_hook(RouterHook(row, index, exception.probabilities))
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(LayerHook(index), with_kwargs=True)
-    return [len(routers), count_experts(backbone)], len(layers)
+    return [len(routers), experts.pop()], len(layers)
 
 
 def layer_to_read(hidden_layer: int, num_layers: int) -> int | None:
@@ -242,13 +228,18 @@ class RouterHook:
     probabilities: bool
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        plan = _reading.get()
-        if plan is None or self.row not in plan.rows:
+        capture = _active.get()
+        if capture is None or self.row not in capture.rows:
             return
-        logits = output[self.index] if isinstance(output, tuple) else output
-        if self.probabilities:
-            logits = logits.float().log()  # their softmax gives the probabilities back
-        plan.routing[self.row] = plan.pool(route(logits, plan.activation))
+        values = output[self.index] if isinstance(output, tuple) else output
+        if not self.probabilities:
+            values = route(values, capture.activation)
+        elif capture.activation != "softmax":
+            raise ValueError(
+                "MoEEConfig.router_activation: expected 'softmax', as the routers of this backbone hand out "
+                f"probabilities alone; got {capture.activation!r}."
+            )
+        capture.routing[self.row] = capture.pool(values)
 
 
 @dataclass(frozen=True)
@@ -258,8 +249,8 @@ class LayerHook:
     index: int
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        plan = _reading.get()
-        if plan is None or plan.layer != self.index:
+        capture = _active.get()
+        if capture is None or capture.layer != self.index:
             return
         hidden = args[0] if args else kwargs["hidden_states"]  # [B, T, D]
         if hidden.ndim != 3:
@@ -267,7 +258,7 @@ class LayerHook:
                 f"MoEEConfig.hidden_layer: expected one hidden state per token; between its layers this backbone has "
                 f"{hidden.shape[2]} of them (shape {tuple(hidden.shape)}). Use hidden_layer=-1."
             )
-        plan.hidden = plan.pool(hidden)
+        capture.hidden = capture.pool(hidden)
 
 
 def _exception(text: PreTrainedModel) -> RouterException:
@@ -290,5 +281,6 @@ def _recorded(text: PreTrainedModel, recorders: list[OutputRecorder]) -> list[tu
     ]
 
 
-def _last_matrix(router: nn.Module) -> torch.Tensor:
-    return [weight for name, weight in router.named_parameters() if name.endswith("weight") and weight.ndim == 2][-1]
+def _num_rows(router: nn.Module) -> int:
+    matrices = [weight for name, weight in router.named_parameters() if name.endswith("weight") and weight.ndim == 2]
+    return len(matrices[-1])

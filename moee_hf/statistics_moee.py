@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -9,60 +12,72 @@ from .functional_moee import standardize
 
 
 class Statistics(nn.Module):
-    """Mean and standard deviation of HS and RW over a corpus, as buffers, float32 whatever the model's dtype.
+    """Mean and standard deviation of HS, and of the weights of every router, over a corpus; none until `store`.
 
-    There are none until `store`, or a state dict, brings them.
+    They are buffers: they follow the model from device to device, but stay float32 whatever becomes of its dtype.
 
     Args:
         hidden_size: Width of HS.
-        routing_shape: Shape of RW: MoE layers read, experts.
+        router_shape: Routers and experts of the backbone.
     """
 
-    hidden_mean: torch.Tensor | None
-    hidden_std: torch.Tensor | None
-    routing_mean: torch.Tensor | None
-    routing_std: torch.Tensor | None
+    hidden_mean: Any
+    hidden_std: Any
+    routing_mean: Any
+    routing_std: Any
 
-    def __init__(self, hidden_size: int, routing_shape: tuple[int, int]):
+    def __init__(self, hidden_size: int, router_shape: Sequence[int]):
         super().__init__()
         self.shapes = {
             "hidden_mean": (hidden_size,),
             "hidden_std": (hidden_size,),
-            "routing_mean": routing_shape,
-            "routing_std": routing_shape,
+            "routing_mean": tuple(router_shape),
+            "routing_std": tuple(router_shape),
         }
         for name in self.shapes:
             self.register_buffer(name, None)
 
-    def store(self, device: torch.device, **statistics: torch.Tensor) -> None:
-        """Keep `hidden_mean`, `hidden_std`, `routing_mean` and `routing_std` on a device.
+    def store(self, **statistics: torch.Tensor) -> None:
+        """Keep `hidden_mean`, `hidden_std`, `routing_mean` and `routing_std`.
 
         Raises:
-            ValueError: If one is missing, unknown or of another shape, and nothing is kept.
+            ValueError: If one is missing, unknown, of another shape or not finite, or a standard deviation is not
+                positive; nothing is kept then.
         """
-        given = {name: torch.as_tensor(value) for name, value in statistics.items()}
+        given = {name: torch.as_tensor(value).to("cpu", torch.float32) for name, value in statistics.items()}
         if (got := {name: tuple(value.shape) for name, value in given.items()}) != self.shapes:
             raise ValueError(f"statistics: expected tensors of the shapes {self.shapes}; got {got}.")
         for name, value in given.items():
-            setattr(self, name, value.to(device, torch.float32))
+            if bad := int((~value.isfinite() | (name.endswith("std") & (value <= 0))).sum()):
+                raise ValueError(
+                    f"statistics: expected finite means and positive standard deviations; got {bad} values of {name} "
+                    "that are not. What never changes over a corpus has no standard deviation: take a larger one."
+                )
+        for name, value in given.items():
+            setattr(self, name, value)
 
-    def forward(self, hidden: torch.Tensor, routing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, hidden: torch.Tensor, routing: torch.Tensor, rows: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return HS and RW of a batch, standardized.
+
+        Args:
+            hidden: HS, of shape `(batch_size, hidden_size)`.
+            routing: RW, of shape `(batch_size, len(rows), num_experts)`.
+            rows: The routers that RW was read from.
 
         Raises:
             ValueError: If there are no statistics.
         """
-        if (
-            self.hidden_mean is None
-            or self.hidden_std is None
-            or self.routing_mean is None
-            or self.routing_std is None
-        ):
+        if self.hidden_mean is None:
             raise ValueError(
                 "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Store them "
                 "with model.set_statistics(...), or set config.standardize = False."
             )
         return (
             standardize(hidden, self.hidden_mean, self.hidden_std),
-            standardize(routing, self.routing_mean, self.routing_std),
+            standardize(routing, self.routing_mean[rows], self.routing_std[rows]),
         )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)  # type: ignore[no-untyped-call]

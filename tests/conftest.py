@@ -1,3 +1,4 @@
+import copy
 import os
 from pathlib import Path
 
@@ -36,11 +37,11 @@ def loaded() -> MoEEModel:
 
 @pytest.fixture
 def model(loaded: MoEEModel):
-    """The embedded model in float32; what a test changes in its configuration is undone."""
-    before = dict(vars(loaded.config))
+    """The embedded model in float32; what a test changes in configuration and statistics is undone."""
+    config, statistics = loaded.config, loaded.statistics
+    loaded.config, loaded.statistics = copy.deepcopy(config), copy.deepcopy(statistics)
     yield loaded
-    vars(loaded.config).clear()
-    vars(loaded.config).update(before)
+    loaded.config, loaded.statistics = config, statistics
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig, OlmoeConfig
 
 from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
 from moee_hf.backbones import supported_backbones
-from moee_hf.routing_moee import EXCEPTIONS, REFUSED, find_routers, text_model
+from moee_hf.routing_moee import EXCEPTIONS, REFUSED, _num_rows, find_routers, text_model
 
 # models that put any text model inside, with a mixture of experts inside
 COMPOSITES = [
@@ -124,8 +124,9 @@ def test_saved_model_loads_equal(model_type, tmp_path):
 
 def test_exceptions_are_needed():
     """A row of the table that transformers has caught up with should go."""
-    for model_type in ("deepseek_v4", "jetmoe", "gemma4_text", "inkling_text"):
-        model = MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type)))
+    for model_type in EXCEPTIONS:
+        composite = "ernie4_5_vl_moe" if model_type == "ernie4_5_vl_moe_text" else model_type
+        model = MoEEModel(MoEEConfig(backbone_config=tiny_config(composite)))
         text = text_model(model.model)
         with torch.no_grad():
             recorded = text(input_ids=TEXTS[0][None], output_router_logits=True).router_logits
@@ -135,7 +136,15 @@ def test_exceptions_are_needed():
         if exception.probabilities:
             assert torch.allclose(recorded[0].sum(-1), torch.ones(len(TEXTS[0])))
         if exception.width:
-            assert find_routers(model.model)[0][0].weight.shape[0] != recorded[0].shape[-1]
+            assert _num_rows(find_routers(model.model)[0][0]) != recorded[0].shape[-1]
+
+
+def test_routers_that_hand_out_probabilities_have_no_logits():
+    model = MoEEModel(MoEEConfig(backbone_config=tiny_config("gemma4_text"), router_activation="logits"))
+    with pytest.raises(
+        ValueError, match=r"router_activation: expected 'softmax', .* probabilities alone; got 'logits'"
+    ):
+        model(input_ids=TEXTS[0][None])
 
 
 def test_one_router_per_moe_layer():

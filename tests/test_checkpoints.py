@@ -153,11 +153,12 @@ def test_arguments_of_transformers_pass_through():
 
 
 def test_offloaded_layers_give_the_same_embeddings(tmp_path, loaded):
-    device_map = {"embed_tokens": "cpu", "norm": "cpu", "rotary_emb": "cpu"}
+    device_map = {"embed_tokens": "disk", "norm": "cpu", "rotary_emb": "cpu"}
     device_map |= {f"layers.{i}": "disk" if i in (1, 4) else "cpu" for i in range(6)}
     model = MoEEModel.from_pretrained("embedded", dtype=torch.float32, device_map=device_map, offload_folder=tmp_path)
     assert model.model.layers[1].mlp.gate.weight.device.type == "meta"
     assert np.abs(model.encode(TEXTS) - loaded.encode(TEXTS)).max() < 1e-5
+    assert np.array_equal(model.encode(TEXTS, convert_to_tensor=True).numpy(), model.encode(TEXTS))
 
 
 def test_fields_of_the_configuration_pass_through():
@@ -172,7 +173,7 @@ def test_fields_of_the_configuration_pass_through():
 
 def test_statistics_are_saved_and_loaded_with_the_weights(tmp_path):
     model = MoEEModel.from_pretrained("embedded")
-    shape = model.config.routing_shape
+    shape = tuple(model.config.router_shape)
     generator = torch.Generator().manual_seed(0)
     statistics = {"hidden_mean": (192,), "hidden_std": (192,), "routing_mean": shape, "routing_std": shape}
     statistics = {name: 0.1 + torch.rand(size, generator=generator) for name, size in statistics.items()}
@@ -197,6 +198,81 @@ def test_statistics_of_another_shape_are_refused(model):
         model.set_statistics(**zeros, routing_std=torch.ones(6, 16))
     with pytest.raises(ValueError, match=r"statistics: expected tensors of the shapes .*routing_std.*; got "):
         model.set_statistics(**zeros)
+
+
+def test_statistics_serve_any_choice_of_routers_and_dtype(tmp_path):
+    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"hidden_mean": (192,), "hidden_std": (192,), "routing_mean": (6, 16), "routing_std": (6, 16)}
+    model.set_statistics(
+        **{name: 1e-9 + 1e-3 * torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    )
+    model.config.standardize = True
+    rows = model.encode(TEXTS, combination="rw").reshape(len(TEXTS), 6, 16)
+    model.config.router_layers = [4, 0]
+    assert np.array_equal(model.encode(TEXTS, combination="rw").reshape(len(TEXTS), 2, 16), rows[:, [4, 0]])
+    assert model.to(torch.float16).statistics.hidden_std.dtype == torch.float32
+    assert np.isfinite(model.encode(TEXTS)).all()
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_statistics_that_cannot_standardize_are_refused(model, bad):
+    statistics = {"hidden_mean": torch.zeros(192), "hidden_std": torch.ones(192), "routing_mean": torch.zeros(6, 16)}
+    with pytest.raises(ValueError, match="positive standard deviations; got 1 values of routing_std that are not"):
+        model.set_statistics(**statistics, routing_std=torch.tensor([bad] + [1.0] * 95).view(6, 16))
+    assert not model.config.calibrated
+
+
+def test_a_loaded_backbone_keeps_its_weights():
+    """Also those of modules that transformers did not initialise itself, such as an adapter's."""
+    backbone = OlmoeForCausalLM(tiny_config("olmoe")).model
+    backbone.layers[0].self_attn.q_proj = torch.nn.Linear(32, 32, bias=False)
+    before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
+    model = MoEEModel(MoEEConfig(backbone_config=backbone.config), backbone)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.model.state_dict().items())
+
+
+def test_the_callers_configuration_is_left_alone():
+    backbone = AutoConfig.from_pretrained(MoEEModel.from_pretrained("embedded").name_or_path)
+    config = MoEEConfig(backbone_config=backbone)
+    before, name = config.to_dict(), backbone.name_or_path
+    model = MoEEModel.from_pretrained("embedded", config=config, alpha=2.0)
+    assert (config.to_dict(), backbone.name_or_path) == (before, name)
+    assert model.config.alpha == 2.0
+
+
+def test_configuration_in_any_form():
+    source = MoEEModel.from_pretrained("embedded").name_or_path
+    expected = MoEEModel.from_pretrained("embedded", combination="rw").encode(TEXTS)
+    for config in (source, MoEEConfig.from_pretrained(source), AutoConfig.from_pretrained(source)):
+        assert np.array_equal(
+            MoEEModel.from_pretrained(source, config=config, combination="rw").encode(TEXTS), expected
+        )
+
+
+def test_subfolder_holds_for_the_tokenizer_too(tmp_path):
+    MoEEModel.from_pretrained("embedded").save_pretrained(tmp_path / "inside")
+    model = MoEEModel.from_pretrained(tmp_path, subfolder="inside")
+    assert np.array_equal(model.encode(TEXTS), MoEEModel.from_pretrained("embedded").encode(TEXTS))
+
+
+def test_saving_as_trainers_do(tmp_path):
+    """Trainers gather the weights first, under their names in this model, and save from one process."""
+    model = redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config("dbrx"))))
+    model.save_pretrained(tmp_path / "gathered", state_dict=model.state_dict())
+    assert torch.equal(embeddings(MoEEModel.from_pretrained(tmp_path / "gathered")), embeddings(model))
+    model.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert not list((tmp_path / "other").glob("*.py"))
+    with pytest.raises(ValueError, match=r"use model.push_to_hub"):
+        model.save_pretrained(tmp_path / "pushed", push_to_hub=True)
+
+
+def test_damaged_weights_are_an_error_that_names_the_folder(tmp_path):
+    OlmoeForCausalLM(tiny_config("olmoe")).save_pretrained(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match=rf"{tmp_path}: expected whole safetensors files; .* Fetch it again"):
+        MoEEModel.from_pretrained(tmp_path)
 
 
 def test_missing_weights_are_an_error(tmp_path):

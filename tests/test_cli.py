@@ -62,14 +62,21 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
     [
         (["similarity", "a", ""], r"texts\[1\]: expected a text to embed; got an empty string"),
         (["similarity", "a", "--prompt", "eol"], "prompt_name: expected one of 'prompteol', 'none'; got 'eol'"),
-        (["similarity", "a", "--model", "./nowhere"], "./nowhere: expected a folder with a config.json, or a Hub id"),
+        (["similarity", "a", "--model", "./nowhere"], "'./nowhere': expected a folder with a config.json, or the id"),
         (["embed", "missing.txt", "--output", "x.npy"], "missing.txt"),
         (["embed", "missing.txt", "--output", "x.bin"], "x.bin: expected a file ending in"),
-        (["info", "./nowhere"], "nowhere"),
+        (["info", "./nowhere"], "'./nowhere': expected a folder with a config.json"),
+        (["info", "."], "'.': expected a folder with a config.json; there is none in it"),
+        (["similarity", "a", "--device", "tpu"], r"--device: expected one that is here \(auto, cpu.*got 'tpu'"),
+        (
+            ["embed", "missing.txt", "--output", "folder.npy"],
+            "folder.npy: expected a file to write; there is a folder",
+        ),
     ],
 )
 def test_errors_are_one_message_and_exit_1(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.npy").mkdir()
     assert main(arguments) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -77,7 +84,11 @@ def test_errors_are_one_message_and_exit_1(arguments, message, capsys, tmp_path,
 
 
 def test_wrong_usage_exits_2(capsys):
-    for arguments in ([], ["embed", "x.txt"], ["similarity", "a", "--combination", "both"]):
+    embed = ["embed", "x.txt", "--output", "x.npy"]
+    for arguments in (
+        *([], ["embed", "x.txt"], ["similarity", "a", "--combination", "both"]),
+        *([*embed, "--batch-size", "0"], [*embed, "--alpha", "-1"]),
+    ):
         with pytest.raises(SystemExit) as error:
             main(arguments)
         assert error.value.code == 2
@@ -88,6 +99,19 @@ def test_empty_input_is_an_error(tmp_path, capsys, monkeypatch):
     (tmp_path / "empty.txt").touch()
     assert main(["embed", "empty.txt", "--output", "x.npy"]) == 1
     assert "empty.txt: expected texts; got none" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    command = f"{sys.executable} -m moee_hf.cli backbones | head -n 1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.stdout.splitlines()[-1], result.stderr) == ("0", "")
+
+
+def test_wide_characters_keep_the_columns(capsys):
+    assert main(["similarity", "漢字かな", "🎸 guitar", "plain"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    starts = [len(row) + sum(character in "漢字かな🎸" for character in row) for row in rows]
+    assert len(set(starts)) == 1
 
 
 def test_version(capsys):

@@ -122,6 +122,9 @@ def test_bad_texts_are_named(model, texts, error, message):
         ({"combination": "both"}, "combination: expected one of 'hs', 'rw', 'concat', 'sum'; got 'both'"),
         ({"alpha": -1}, "alpha: expected a finite number >= 0.*got -1"),
         ({"alpha": float("nan")}, "alpha: expected a finite number >= 0"),
+        ({"batch_size": "8"}, "batch_size: expected a number of texts >= 1; got '8'"),
+        ({"prompt": "\ud800 {text}"}, "prompt: expected valid Unicode; got a lone surrogate at character 0"),
+        ({"prompt_name": ""}, "prompt_name: expected one of 'prompteol', 'none'; got ''"),
         ({"batch_size": 0}, "batch_size: expected a number of texts >= 1; got 0"),
     ],
 )
@@ -129,6 +132,21 @@ def test_bad_options_are_named(model, options, message):
     for texts in (TEXTS, []):
         with pytest.raises(ValueError, match=message):
             model.encode(texts, **options)
+
+
+def test_numbers_of_numpy_are_numbers(model):
+    assert np.array_equal(model.encode(TEXTS, alpha=np.float32(0.5)), model.encode(TEXTS, alpha=0.5))
+    model.config.alpha = np.float32(0.5)
+    assert '"alpha": 0.5' in model.config.to_json_string()
+
+
+def test_similarity_of_other_things_is_refused(model):
+    with pytest.raises(ValueError, match="similarity: expected vectors of one size; got 3 and 2"):
+        model.similarity(np.zeros((1, 3)), np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"expected one vector or a set of them; got the shape \(1, 1, 1\)"):
+        model.similarity(np.zeros((1, 1, 1)), np.zeros((1, 1)))
+    with pytest.raises(ValueError, match="expected two sets of the same shape"):
+        model.similarity_pairwise(np.zeros((2, 3)), np.zeros((1, 3)))
 
 
 def test_unknown_options_raise(model):
@@ -144,6 +162,8 @@ def test_bad_batches_are_named(model):
         model(input_ids=ids, attention_mask=torch.tensor([[1, 1], [0, 0]]))
     with pytest.raises(ValueError, match=r"attention_mask: expected the shape \(2, 2\) of input_ids; got \(1, 2\)"):
         model(input_ids=ids, attention_mask=torch.tensor([[1, 1]]))
+    with pytest.raises(ValueError, match=r"input_ids: expected 2 dimensions; got the shape \(2,\)"):
+        model(input_ids=ids[0])
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model(attention_mask=torch.tensor([[1, 1]]))
 

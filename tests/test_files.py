@@ -39,7 +39,7 @@ def test_texts_arrive_as_they_were_written(tmp_path, suffix, texts):
 
 
 def test_standard_input(monkeypatch):
-    stdin = io.TextIOWrapper(io.BytesIO("\n".join(LINES).encode()), encoding="latin-1")
+    stdin = io.TextIOWrapper(io.BytesIO("\r\n".join(LINES).encode("utf-8-sig")), encoding="latin-1", newline="")
     monkeypatch.setattr(sys, "stdin", stdin)
     assert read_texts("-") == LINES
 
@@ -51,7 +51,10 @@ def test_standard_input(monkeypatch):
         ("a.jsonl", '{"text": "x"}\n{"body": "y"}\n', "a.jsonl, line 2: expected an object with the field 'text'"),
         ("a.jsonl", '{"text": "x"}\nnot json\n', "a.jsonl, line 2: expected a JSON object; got 'not json'"),
         ("a.jsonl", '{"text": 7}\n', "a.jsonl, line 1: expected a text; got 7"),
-        ("a.csv", "id,body\n1,x\n", "a.csv: expected the column 'text'; got 'id', 'body'. Name it: --column"),
+        ("a.csv", "id,body\n1,x\n", "a.csv: expected one column 'text'; got 'id', 'body'. Name it: --column"),
+        ("a.csv", "id,text\n1,a,b\n", "a.csv, line 2: expected 2 fields; got more. Quote texts that hold a comma"),
+        ("a.csv", "text,text\n1,a\n", "a.csv: expected one column 'text'; got 'text', 'text'"),
+        ("a.csv", "", "a.csv: expected one column 'text'; got none"),
         ("a.csv", "id,text\n1,\n", "a.csv, line 2: expected a text; got ''"),
         ("a.csv", "id,text\n1\n", "a.csv, line 2: expected a text; got None"),
         ("a.md", "text", "a.md: expected a file ending in .txt, .jsonl, .csv, .parquet; got '.md'"),
@@ -63,6 +66,12 @@ def test_bad_input_names_file_and_line(tmp_path, name, content, message):
         read_texts(str(tmp_path / name))
 
 
+def test_long_fields_and_upper_case_suffixes(tmp_path):
+    write(tmp_path / "a.csv", ["word " * 50_000])
+    (tmp_path / "a.csv").rename(tmp_path / "A.CSV")
+    assert read_texts(str(tmp_path / "A.CSV")) == ["word " * 50_000]
+
+
 def test_other_encodings_are_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(ValueError, match=r"a.txt: expected UTF-8"):
@@ -71,7 +80,7 @@ def test_other_encodings_are_refused(tmp_path):
 
 def test_parquet_without_the_column(tmp_path):
     write(tmp_path / "a.parquet", TEXTS)
-    with pytest.raises(ValueError, match="expected the column 'body'; got 'id', 'text'"):
+    with pytest.raises(ValueError, match="expected one column 'body'; got 'id', 'text'"):
         read_texts(str(tmp_path / "a.parquet"), "body")
 
 

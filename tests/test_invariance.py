@@ -71,7 +71,23 @@ def test_the_backbone_alone_is_left_as_it_was(loaded):
         assert loaded.model(input_ids=ids).keys() == {"last_hidden_state", "past_key_values"}
 
 
-def test_gradients_reach_the_backbone():
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_gradients_reach_the_backbone(combination):
     model = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
-    model(input_ids=torch.tensor([[5, 6, 7]])).embeddings.sum().backward()
-    assert model.model.layers[0].mlp.gate.weight.grad.abs().sum() > 0
+    model(input_ids=torch.tensor([[5, 6, 7]]), combination=combination).embeddings.square().sum().backward()
+    assert model.model.layers[-1].mlp.gate.weight.grad.abs().sum() > 0
+
+
+def test_default_dtype_and_autocast_leave_float32(model):
+    expected = model.encode(TEXTS)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert np.abs(model.encode(TEXTS) - expected).max() < 1e-5
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for pooling in ("lasttoken", "mean"):
+        model.config.pooling = pooling
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            output = model(input_ids=torch.tensor([[5, 6, 7]]))
+            assert {value.dtype for value in output.to_tuple()} == {torch.float32}
+            assert model.similarity(output.embeddings, output.embeddings).dtype == torch.float32

@@ -71,8 +71,10 @@ def test_a_cut_text_keeps_the_template_whole(tokenizer, template, max_length):
         if len(uncut) > max_length:
             beginnings = [tokenizer(head + text[:end] + tail)["input_ids"] for end in range(1, len(text))]
             assert row in beginnings
-            longer = [beginning for beginning in beginnings[beginnings.index(row) :] if len(beginning) <= max_length]
-            assert len(longer) < 12, "text that would have fitted was dropped"
+            kept = len(beginnings) - beginnings[::-1].index(row)
+            assert len(tokenizer(head + text[: kept + 1] + tail)["input_ids"]) > max_length, (
+                "one more would have fitted"
+            )
         else:
             assert row == uncut
 
@@ -82,6 +84,38 @@ def test_no_room_for_the_text_is_an_error(loaded):
         ValueError, match=r"max_length: expected room for the prompt and some text; got 5, .* takes 1[0-9] tokens"
     ):
         tokenize(loaded.tokenizer, ["a text"], PROMPTS["prompteol"], max_length=5)
+
+
+def test_a_text_without_tokens_is_named():
+    tokenizer = Tokenizer(models.WordLevel({"word": 0}, unk_token="word"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(ValueError, match=r"texts\[1\]: expected a text with tokens; the tokenizer finds none in '  '"):
+        tokenize(PreTrainedTokenizerFast(tokenizer_object=tokenizer), ["word", "  "], "{text}", max_length=5)
+
+
+def test_long_documents_are_not_tokenised_over_and_over(loaded):
+    lengths = []
+
+    def counting(texts, **options):
+        lengths.extend(map(len, texts))
+        return loaded.tokenizer(texts, **options)
+
+    text = "some words " * 100_000
+    tokenize(counting, [text], "{text}", max_length=100)
+    assert sum(lengths) < 1.1 * len(text)
+
+
+def test_tokens_beyond_the_embedding_are_named(loaded):
+    import copy
+
+    before = loaded.tokenizer
+    loaded.tokenizer = copy.deepcopy(before)
+    loaded.tokenizer.add_tokens(["zzz"])
+    try:
+        with pytest.raises(ValueError, match=r"texts\[1\]: expected token ids below 8192, .*; got 8192"):
+            loaded.encode(["a", "a zzz"])
+    finally:
+        loaded.tokenizer = before
 
 
 def test_encode_warns_once_and_counts_the_cut_texts(model, caplog):
