@@ -103,8 +103,8 @@ if {source == "embedded"}:
     vectors.append(model.encode({TEXTS!r}))
 np.savez({str(tmp_path / "vectors.npz")!r}, *vectors)
 """
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": ""}
-    subprocess.run([sys.executable, "-P", "-c", script], check=True, env=environment, cwd=tmp_path)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-I", "-c", script], check=True, env=environment, cwd=tmp_path)
     vectors = np.load(tmp_path / "vectors.npz")
     assert np.array_equal(vectors["arr_0"], embeddings(model).numpy())
     if source == "embedded":
