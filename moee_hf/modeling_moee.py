@@ -234,9 +234,9 @@ class MoEEModel(MoEEPreTrainedModel):
 
     def _batch(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
         embedding = self.get_input_embeddings()
-        # where accelerate runs an offloaded embedding, else where it is
-        hook = getattr(embedding, "_hf_hook", None)
-        device = getattr(hook, "execution_device", None) or embedding.weight.device
+        # where accelerate runs an embedding that it offloads, else where the embedding is
+        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+        device = embedding.weight.device if device is None else device
         # any id will do for padding, which is masked
         rows = [torch.tensor(row) for row in ids]
         masks = [torch.ones_like(row) for row in rows]

@@ -26,13 +26,6 @@ GENERATOR = torch.Generator().manual_seed(1)
 TEXTS = [torch.randint(4, 90, (length,), generator=GENERATOR) for length in (9, 5, 7)]
 
 
-@pytest.fixture(scope="module")
-def tally():
-    types = []
-    yield types
-    print(f"\n{len(types)} architectures agree with their backbone and their routers")
-
-
 def expected_logits(text, router, x, state):
     """W x + b of one router for its input, [T, E]; the few that are more than that, replayed from their definition."""
     kind = type(router).__name__
@@ -57,7 +50,7 @@ def expected_logits(text, router, x, state):
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
-def test_hidden_states_and_routing_weights(model_type, tally):
+def test_hidden_states_and_routing_weights(model_type):
     model = redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
     text = text_model(model.model)
     routers = [router for router, _ in find_routers(model.model)]
@@ -92,7 +85,6 @@ def test_hidden_states_and_routing_weights(model_type, tally):
             batch = model(input_ids=ids, attention_mask=mask)
         for row, single in enumerate(alone):
             torch.testing.assert_close(batch.embeddings[row], single.embeddings[0], atol=2e-5, rtol=0)
-    tally.append(model_type)
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)

@@ -1,5 +1,6 @@
 """Weights in and out: plain checkpoints, saved folders, other processes."""
 
+import importlib.util
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from tiny_backbones import redraw, tiny_config
 from transformers import (
     AutoConfig,
     AutoModel,
+    BitsAndBytesConfig,
     MixtralForCausalLM,
     OlmoeForCausalLM,
     Qwen2MoeForCausalLM,
@@ -150,6 +152,12 @@ def test_arguments_of_transformers_pass_through():
     assert (model.dtype, model.device.type) == (torch.float32, "cpu")
     reference = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
     assert np.abs(model.encode(TEXTS) - reference.encode(TEXTS)).max() < 1e-5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes would quantize")
+def test_quantization_reaches_its_quantizer():
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        MoEEModel.from_pretrained("embedded", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
 
 
 def test_offloaded_layers_give_the_same_embeddings(tmp_path, loaded):
