@@ -38,7 +38,7 @@ class MoEEConfig(PreTrainedConfig):
             not count), negative from the last. None: all.
         router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
         standardize: Whether HS and RW are standardized with the statistics stored in the model.
-        calibrated: Whether the weights hold such statistics; set by `MoEEModel.set_statistics`.
+        calibrated: Whether the model holds such statistics; set by `MoEEModel.set_statistics`.
         prompts: Templates by name, each with `{text}` once; `prompteol` and `none` are always known.
         default_prompt_name: Name of the prompt that `encode` uses when the call names none. None: no prompt.
         max_length: The most tokens of a text with its prompt. None: what tokenizer and backbone allow.

@@ -1,4 +1,4 @@
-"""Reading the routers of any MoE backbone: the generic path, and the short table of exceptions.
+"""Reading the routers of any MoE backbone: the generic path, and the short table of quirks.
 
 transformers declares, for every MoE architecture, the class of its router modules and where their logits stand in the
 output. Hooks of our own on these modules reduce the logits of each layer to one vector per text while the forward pass
@@ -27,7 +27,7 @@ class UnsupportedBackboneError(ValueError, NotImplementedError):
 
 
 @dataclass(frozen=True)
-class RouterException:
+class RouterQuirk:
     """How a text model departs from "each router that transformers records returns logits over its experts".
 
     Args:
@@ -35,25 +35,29 @@ class RouterException:
         index: Place of the logits in their output.
         probabilities: Whether the output is softmaxed already.
         width: Attribute of the router that counts its outputs, where the rows of its last matrix do not.
+        required: Values of its configuration without which the texts of a batch change each other.
     """
 
     classes: tuple[str, ...] = ()
     index: int = 0
     probabilities: bool = False
     width: str | None = None
+    required: dict[str, object] = field(default_factory=dict)
 
 
 # by model_type of the text model
-EXCEPTIONS = {
+QUIRKS = {
     # the first layers choose experts by token id, but their learned gate scores all experts like any router
-    "deepseek_v4": RouterException(classes=("DeepseekV4HashRouter", "DeepseekV4TopKRouter")),
+    "deepseek_v4": RouterQuirk(classes=("DeepseekV4HashRouter", "DeepseekV4TopKRouter")),
     # transformers records the whole MoE block, which holds the vision experts too
-    "ernie4_5_vl_moe_text": RouterException(width="num_experts"),
-    "gemma4_text": RouterException(probabilities=True),
+    "ernie4_5_vl_moe_text": RouterQuirk(width="num_experts"),
+    "gemma4_text": RouterQuirk(probabilities=True),
     # the router's matrix also scores the shared experts, which its output leaves out
-    "inkling_text": RouterException(width="num_experts"),
+    "inkling_text": RouterQuirk(width="num_experts"),
     # attention is a mixture of experts too, and transformers records its router twice
-    "jetmoe": RouterException(classes=("JetMoeTopKGating",), index=4),
+    "jetmoe": RouterQuirk(classes=("JetMoeTopKGating",), index=4),
+    # with less, the texts of a batch compete for the capacity of the experts
+    "nllb-moe": RouterQuirk(required={"moe_eval_capacity_token_fraction": 1.0}),
 }
 
 # by model_type of the backbone
@@ -106,8 +110,8 @@ def find_routers(backbone: PreTrainedModel) -> list[tuple[nn.Module, int]]:
     text = text_model(backbone)
     declared = _recorders(text, "router_logits")
     routers = [(module, recorder.index) for module, recorder in _recorded(text, declared)]
-    if (exception := _exception(text)).classes:
-        routers = [(m, exception.index) for m in text.modules() if type(m).__name__ in exception.classes]
+    if (quirk := _quirk(text)).classes:
+        routers = [(m, quirk.index) for m in text.modules() if type(m).__name__ in quirk.classes]
     if not routers:
         model_type = backbone.config.model_type
         why = (
@@ -188,17 +192,24 @@ def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
         UnsupportedBackboneError: If the backbone has no routers, or routers over different numbers of experts.
     """
     text = text_model(backbone)
-    exception = _exception(text)
+    quirk = _quirk(text)
     routers = find_routers(backbone)
-    experts = {getattr(router, exception.width) if exception.width else _num_rows(router) for router, _ in routers}
+    experts = {getattr(router, quirk.width) if quirk.width else _num_rows(router) for router, _ in routers}
     if len(experts) > 1:
         raise UnsupportedBackboneError(
             f"MoEE cannot use this {backbone.config.model_type} backbone: expected as many experts in every MoE "
             f"layer; got layers of {', '.join(map(str, sorted(experts)))}."
         )
+    for name, value in quirk.required.items():
+        if (found := getattr(text.config, name)) != value:
+            raise UnsupportedBackboneError(
+                f"MoEE cannot use this {backbone.config.model_type} backbone: expected {name}={value}, without which "
+                f"the texts of a batch change each other's embeddings; got {found}. Set it in the backbone's "
+                "configuration, and pass that as config=."
+            )
     layers = [layer for layer, _ in _recorded(text, _recorders(text, "hidden_states"))]
     for row, (router, index) in enumerate(routers):
-        router.register_forward_hook(RouterHook(row, index, exception.probabilities))
+        router.register_forward_hook(RouterHook(row, index, quirk.probabilities))
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(LayerHook(index), with_kwargs=True)
     return [len(routers), experts.pop()], len(layers)
@@ -261,8 +272,8 @@ class LayerHook:
         capture.hidden = capture.pool(hidden)
 
 
-def _exception(text: PreTrainedModel) -> RouterException:
-    return EXCEPTIONS.get(text.config.model_type, RouterException())
+def _quirk(text: PreTrainedModel) -> RouterQuirk:
+    return QUIRKS.get(text.config.model_type, RouterQuirk())
 
 
 def _recorders(text: PreTrainedModel, key: str) -> list[OutputRecorder]:

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig, OlmoeConfig
 
 from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
 from moee_hf.backbones import supported_backbones
-from moee_hf.routing_moee import EXCEPTIONS, REFUSED, _num_rows, find_routers, text_model
+from moee_hf.routing_moee import QUIRKS, REFUSED, _num_rows, find_routers, text_model
 
 # models that put any text model inside, with a mixture of experts inside
 COMPOSITES = [
@@ -114,20 +114,22 @@ def test_saved_model_loads_equal(model_type, tmp_path):
         assert torch.equal(again(input_ids=TEXTS[0][None]).embeddings, model(input_ids=TEXTS[0][None]).embeddings)
 
 
-def test_exceptions_are_needed():
+def test_quirks_are_real():
     """A row of the table that transformers has caught up with should go."""
-    for model_type in EXCEPTIONS:
+    for model_type in QUIRKS:
         composite = "ernie4_5_vl_moe" if model_type == "ernie4_5_vl_moe_text" else model_type
         model = MoEEModel(MoEEConfig(backbone_config=tiny_config(composite)))
         text = text_model(model.model)
         with torch.no_grad():
             recorded = text(input_ids=TEXTS[0][None], output_router_logits=True).router_logits
-        exception = EXCEPTIONS[model_type]
-        if exception.classes:
+        quirk = QUIRKS[model_type]
+        if quirk.classes:
             assert len(recorded) != model.config.router_shape[0]
-        if exception.probabilities:
+        if quirk.probabilities:
             assert torch.allclose(recorded[0].sum(-1), torch.ones(len(TEXTS[0])))
-        if exception.width:
+        for name, value in quirk.required.items():
+            assert getattr(text.config, name) == value
+        if quirk.width:
             assert _num_rows(find_routers(model.model)[0][0]) != recorded[0].shape[-1]
 
 
@@ -151,6 +153,11 @@ def test_one_router_per_moe_layer():
 def test_refused_by_name(model_type):
     with pytest.raises(UnsupportedBackboneError, match=rf"MoEE cannot use a {model_type} backbone: .* use "):
         MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type)))
+
+
+def test_capacity_that_texts_would_share_is_refused():
+    with pytest.raises(UnsupportedBackboneError, match=r"expected moe_eval_capacity_token_fraction=1.0, .*; got 0.25"):
+        MoEEModel(MoEEConfig(backbone_config=tiny_config("nllb-moe", moe_eval_capacity_token_fraction=0.25)))
 
 
 def test_dense_models_are_refused():
