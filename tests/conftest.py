@@ -44,15 +44,6 @@ def model(loaded: MoEEModel):
     loaded.config, loaded.statistics = config, statistics
 
 
-@pytest.fixture(scope="session")
-def evaluation_data() -> Path:
-    """Folder of evaluation sets that the repository does not carry."""
-    folder = Path(os.environ.get("MOEE_DATA", ROOT.parent / "shared" / "data" / "eval"))
-    if not folder.is_dir():
-        pytest.skip(f"needs the evaluation sets in {folder}; set MOEE_DATA to their folder")
-    return folder
-
-
 def pytest_terminal_summary(terminalreporter):
     passed = [report.nodeid for report in terminalreporter.getreports("passed")]
     agree = sum("::test_hidden_states_and_routing_weights[" in test for test in passed)

@@ -161,9 +161,10 @@ def test_capacity_that_texts_would_share_is_refused():
 
 
 def test_dense_models_are_refused():
-    tiny = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=100)
+    """Before a byte is spent on their weights: this one would take 500 GB."""
+    huge = LlamaConfig(hidden_size=16384, intermediate_size=65536, num_hidden_layers=32, num_attention_heads=128)
     with pytest.raises(UnsupportedBackboneError, match=r"this llama backbone: it is dense.*sentence-transformers"):
-        MoEEModel(MoEEConfig(backbone_config=LlamaConfig(**tiny)))
+        MoEEModel(MoEEConfig(backbone_config=huge))
 
 
 @pytest.mark.parametrize(
