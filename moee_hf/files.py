@@ -57,14 +57,14 @@ def check_output(output: str) -> None:
         OSError: If the folder is not there or not writable.
         ImportError: If the format needs a package that is not installed.
     """
-    path = Path(output)
-    if _suffix(output) not in _WRITERS:
-        raise ValueError(f"{output}: expected a file ending in {', '.join(_WRITERS)}; got {path.suffix!r}.")
+    path, suffix = Path(output), _suffix(output)
+    if suffix not in _WRITERS:
+        raise ValueError(f"{output}: expected a file ending in {', '.join(_WRITERS)}; got {suffix!r}.")
     if path.is_dir():
         raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
     if not os.access(path.parent, os.W_OK):
         raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is not there or not writable.")
-    if _suffix(output) == ".parquet":
+    if suffix == ".parquet":
         _pyarrow()
 
 

@@ -103,8 +103,9 @@ class MoEEPreTrainedModel(PreTrainedModel):
     @classmethod
     def without_weights(cls, config: MoEEConfig) -> Any:
         """Build a model on the meta device: its shapes, without memory or time for its weights."""
+        config = copy.deepcopy(config)
         with torch.device("meta"), no_init_weights():
-            return cls(copy.deepcopy(config))
+            return cls(config, backbone_class(config.backbone_config)._from_config(config.backbone_config))
 
     def save_pretrained(
         self,

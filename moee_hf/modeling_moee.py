@@ -20,7 +20,7 @@ from .configuration_moee import MoEEConfig
 from .functional_moee import check_alpha, combine, pad_right, similarity, similarity_pairwise
 from .loading_moee import MoEEPreTrainedModel
 from .prompts_moee import check_template, check_texts, tokenize
-from .routing_moee import Capture, build_backbone, install_hooks, layer_to_read, text_model
+from .routing_moee import Capture, backbone_class, install_hooks, layer_to_read, text_model
 from .statistics_moee import Statistics
 
 logger = logging.get_logger(__name__)
@@ -58,7 +58,10 @@ class MoEEModel(MoEEPreTrainedModel):
 
     def __init__(self, config: MoEEConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
-        self.model = backbone = build_backbone(config.backbone_config) if backbone is None else backbone
+        if backbone is None:
+            self.without_weights(config)  # what MoEE refuses is refused before memory is spent on it
+            backbone = backbone_class(config.backbone_config)._from_config(config.backbone_config)
+        self.model = backbone
         config.backbone_config = backbone.config
         config.router_shape, self.num_layers = install_hooks(backbone)
         # layers that the backbone does not have are refused here, not at the first text

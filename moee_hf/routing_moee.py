@@ -8,7 +8,6 @@ around a text model, and leaves a model that cannot be pickled.
 
 from __future__ import annotations
 
-import copy
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_deepseek import DeepseekConfig
@@ -95,17 +93,6 @@ def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             "If it is a part of a larger model, use that model's checkpoint."
         )
     return MODEL_MAPPING[type(config)]
-
-
-def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build a backbone with random weights, after one without weights has shown that it has routers.
-
-    Raises:
-        UnsupportedBackboneError: If MoEE cannot use it; no memory is spent on its weights then.
-    """
-    with torch.device("meta"), no_init_weights():
-        find_routers(backbone_class(config)._from_config(copy.deepcopy(config)))
-    return backbone_class(config)._from_config(config)
 
 
 def text_model(backbone: PreTrainedModel) -> PreTrainedModel:
