@@ -1,11 +1,13 @@
 """MoEE: text embeddings from any pretrained mixture-of-experts language model, without training."""
 
 from transformers import AutoConfig, AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_deepseek import DeepseekConfig
 from .configuration_moee import MoEEConfig
 from .modeling_deepseek import DeepseekModel
 from .modeling_moee import MoEEModel, MoEEModelOutput
+from .pipeline_moee import MoEEPipeline
 from .routing_moee import UnsupportedBackboneError
 
 __version__ = "0.1.0"
@@ -15,6 +17,7 @@ AutoConfig.register(DeepseekConfig.model_type, DeepseekConfig, exist_ok=True)
 AutoModel.register(DeepseekConfig, DeepseekModel, exist_ok=True)
 AutoConfig.register(MoEEConfig.model_type, MoEEConfig, exist_ok=True)
 AutoModel.register(MoEEConfig, MoEEModel, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline("moee-embedding", MoEEPipeline, pt_model=AutoModel, type="text")
 
 # what save_pretrained writes carries its code, for those who have not
 MoEEConfig.register_for_auto_class()

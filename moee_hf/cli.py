@@ -18,11 +18,9 @@ from .backbones import supported_backbones
 from .configuration_moee import EMBEDDED, MoEEConfig
 from .files import check_output, read_texts, write_embeddings
 from .functional_moee import COMBINATIONS, check_alpha
-from .info import model_info
+from .info import model_info, quantity
 from .modeling_moee import MoEEModel
 from .prompts_moee import TEXT
-
-_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,7 +176,7 @@ def _embed(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     info = model_info(MoEEConfig.from_pretrained(arguments.model, revision=arguments.revision))
     visits = "" if info.top_k is None else f", {info.top_k} per token"
-    active = "unknown" if info.active_parameters is None else _quantity(info.active_parameters)
+    active = "unknown" if info.active_parameters is None else quantity(info.active_parameters)
     dtypes = (torch.float32, torch.bfloat16)
     rows = {
         "backbone": f"{info.model_type}, {info.num_layers} layers, {_name(info.dtype)}",
@@ -186,16 +184,11 @@ def _info(arguments: argparse.Namespace) -> None:
         "HS": str(info.hidden_size),
         "RW": str(info.embedding_sizes["rw"]),
         "embedding": ", ".join(f"{combination} {size}" for combination, size in info.embedding_sizes.items()),
-        "parameters": f"{_quantity(info.parameters)}, active {active} (without the language-model head)",
+        "parameters": f"{quantity(info.parameters)}, active {active} (without the language-model head)",
         "weights": ", ".join(f"{info.memory(dtype) / 2**30:.2f} GiB in {_name(dtype)}" for dtype in dtypes),
     }
     for name, value in rows.items():
         print(f"{name:<11} {value}")
-
-
-def _quantity(number: int) -> str:
-    size, unit = next((size, unit) for size, unit in _UNITS if number >= size)
-    return f"{number / size:.2f} {unit}".rstrip()
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig, __version__
 
 from .configuration_deepseek import DeepseekConfig
 from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
+from .hub_moee import hub_errors
 from .prompts_moee import PROMPTS, check_template
 
 EMBEDDED = "embedded"
@@ -42,6 +45,9 @@ class MoEEConfig(PreTrainedConfig):
         prompts: Templates by name, each with `{text}` once; `prompteol` and `none` are always known.
         default_prompt_name: Name of the prompt that `encode` uses when the call names none. None: no prompt.
         max_length: The most tokens of a text with its prompt. None: what tokenizer and backbone allow.
+        base_model_name_or_path: In a reference repository, the repository on the Hub that the backbone's weights are
+            loaded from. None: the weights lie beside this configuration.
+        base_model_revision: The commit of that repository.
         router_shape: MoE layers and experts of the backbone, `[L, E]`; set by the model, which finds them.
     """
 
@@ -62,6 +68,8 @@ class MoEEConfig(PreTrainedConfig):
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = "prompteol"
     max_length: int | None = None
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
     router_shape: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -89,8 +97,9 @@ class MoEEConfig(PreTrainedConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         source = resolve_source(pretrained_model_name_or_path)
         try:
-            config, kwargs = super().get_config_dict(source, **kwargs)
-        except OSError as error:
+            with hub_errors(f"{source!r}: there is no such folder here, and ", source, kwargs.get("revision")):
+                config, kwargs = super().get_config_dict(source, **kwargs)
+        except HFValidationError as error:
             raise OSError(
                 f"{source!r}: expected a folder with a config.json, or the id of a repository on the Hub, such as "
                 f"'allenai/OLMoE-1B-7B-0924'; no configuration could be read. {error}"
@@ -215,6 +224,22 @@ def _check_max_length(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a number of tokens >= 1, or None; got {value!r}.")
 
 
+def _check_repo_id(name: str, value: Any) -> None:
+    # never a path: a configuration from elsewhere shall not name files of this machine
+    try:
+        if value is not None:
+            validate_repo_id(value)
+    except HFValidationError:
+        raise ValueError(
+            f"{name}: expected the id of a repository on the Hub, such as 'allenai/OLMoE-1B-7B-0924'; got {value!r}."
+        ) from None
+
+
+def _check_revision(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and value):
+        raise ValueError(f"{name}: expected a commit of the backbone's repository; got {value!r}.")
+
+
 def _check_router_layers(name: str, value: object) -> None:
     if value is not None and (
         not isinstance(value, list | tuple) or not value or not all(type(layer) is int for layer in value)
@@ -242,4 +267,6 @@ _CHECKS = {
     "calibrated": _check_bool,
     "prompts": _check_prompts,
     "max_length": _check_max_length,
+    "base_model_name_or_path": _check_repo_id,
+    "base_model_revision": _check_revision,
 }

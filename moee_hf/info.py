@@ -13,6 +13,7 @@ from .routing_moee import find_routers, text_model
 
 # where architectures keep the number of experts that a token visits
 _TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
+_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,9 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         active_parameters=None if top_k is None else read - round(idle),
         dtype=config.backbone_config.dtype or torch.float32,
     )
+
+
+def quantity(number: int) -> str:
+    """Write a number of parameters as one reads it: 6.92 B."""
+    size, unit = next((size, unit) for size, unit in _UNITS if number >= size)
+    return f"{number / size:.2f} {unit}".rstrip()

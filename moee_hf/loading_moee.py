@@ -5,27 +5,25 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from huggingface_hub import HfApi
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.initialization import no_init_weights
-from transformers.utils import cached_file, logging
+from transformers.utils import PushToHubMixin, cached_file
+from transformers.utils.hub import resolve_revision
 
 from .configuration_moee import MoEEConfig, resolve_config, resolve_source
-from .prompts_moee import TokenizerNotFoundError, load_tokenizer
+from .hub_moee import hub_errors
+from .prompts_moee import load_tokenizer
+from .repository_moee import STATISTICS_NAME, write_repository
 from .routing_moee import backbone_class
+from .weights_moee import HUB_KWARGS, REVISION_KWARGS, load_backbone
 
-logger = logging.get_logger(__name__)
-
-STATISTICS_NAME = "statistics.safetensors"
-_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # the fields of MoEEConfig that a caller chooses; the others are found in the backbone or set with the statistics
-_CHOICES = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated"}
+CHOICES = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated"}
 _tokenizer_lock = threading.Lock()
 
 
@@ -40,7 +38,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
-    tokenizer_kwargs: dict[str, Any]
+    hub_kwargs: dict[str, Any]
     _tokenizer: PreTrainedTokenizerBase | None
 
     @classmethod
@@ -73,31 +71,21 @@ class MoEEPreTrainedModel(PreTrainedModel):
             ValueError: If the checkpoint lacks weights of the backbone.
         """
         source = resolve_source(pretrained_model_name_or_path)
-        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        fields = {name: kwargs.pop(name) for name in _CHOICES if name in kwargs}
+        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+        # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
+        revision = {name: hub_kwargs[name] for name in REVISION_KWARGS if name in hub_kwargs}
+        kwargs["revision"] = hub_kwargs["revision"] = resolve_revision(source, **revision)
+        fields = {name: kwargs.pop(name) for name in CHOICES if name in kwargs}
         config = resolve_config(source if config is None else config, **hub_kwargs)
         for name, value in fields.items():
             setattr(config, name, value)
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
-        try:
-            backbone, info = backbone_class(config.backbone_config).from_pretrained(
-                source, config=config.backbone_config, output_loading_info=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise ValueError(
-                f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
-            ) from error
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{source}: expected all weights of a {config.backbone_config.model_type} backbone; {len(missing)} "
-                f"are missing, the first {missing[0]!r}, and would be random. Load the complete checkpoint that its "
-                "config.json describes."
-            )
+        backbone, info = load_backbone(source, config, **kwargs)
         config.name_or_path = source
         model = cls(config, backbone).eval()
         if config.calibrated:
             model.set_statistics(**load_file(cached_file(source, STATISTICS_NAME, **hub_kwargs)))
-        model.tokenizer_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
+        model.hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
         return (model, info) if output_loading_info else model
 
     @classmethod
@@ -133,17 +121,62 @@ class MoEEPreTrainedModel(PreTrainedModel):
             prefix = f"{self.base_model_prefix}."
             state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         self.model.save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
-        if not is_main_process:
-            return
-        if self.config.calibrated:
-            save_file(self.statistics.state_dict(), Path(save_directory, STATISTICS_NAME), metadata={"format": "pt"})
-        self.config.architectures = [type(self).__name__]
-        custom_object_save(self, save_directory, config=self.config)
-        self.config.save_pretrained(save_directory)
-        try:
-            self.tokenizer.save_pretrained(save_directory)
-        except TokenizerNotFoundError as error:
-            logger.warning(f"{save_directory}: saved without a tokenizer. {error}")
+        if is_main_process:
+            config = copy.deepcopy(self.config)
+            config.base_model_name_or_path = config.base_model_revision = None
+            write_repository(self, config, save_directory)
+
+    def save_reference(
+        self,
+        save_directory: str | os.PathLike[str],
+        base_model_name_or_path: str | None = None,
+        base_model_revision: str | None = None,
+    ) -> None:
+        """Save all but the weights, which are loaded from the backbone's own repository, at the commit of now.
+
+        Args:
+            save_directory: The folder; made if it is not there.
+            base_model_name_or_path: The repository on the Hub with exactly this backbone. None: where this model was
+                loaded from.
+            base_model_revision: Its branch, tag or commit; stored as the commit that it is now. None: the commit that
+                this model was loaded from, or with a repository given, its newest.
+
+        Raises:
+            ValueError: If the model was loaded from a folder and no repository is given, or no commit can be found.
+        """
+        config = copy.deepcopy(self.config)
+        base, revision = base_model_name_or_path, base_model_revision
+        if base is None:
+            loaded = (config.base_model_name_or_path, config.base_model_revision)
+            base, commit = loaded if loaded[0] else (self.name_or_path, self.hub_kwargs.get("revision"))
+            revision = revision or commit
+        if not base or os.path.isdir(base) or self.hub_kwargs.get("subfolder"):
+            raise ValueError(
+                "save_reference: expected a backbone in the root of a repository on the Hub; this one comes from "
+                f"{base or 'memory'!r}. Name the repository with exactly these weights: base_model_name_or_path=..."
+            )
+        with hub_errors("save_reference: ", base, revision):
+            commit = HfApi().resolve_revision(base, revision=revision, token=self.hub_kwargs.get("token")).resolved
+        config.base_model_name_or_path, config.base_model_revision = base, commit
+        quantizer = getattr(self.model, "hf_quantizer", None)
+        if quantizer is not None and not quantizer.pre_quantized:
+            # quantized while loading: that is the choice of whoever loads, not the state of the weights named here
+            del config.backbone_config.quantization_config
+        os.makedirs(save_directory, exist_ok=True)
+        write_repository(self, config, save_directory)
+
+    def push_to_hub(self, repo_id: str, *, reference: bool = False, **kwargs: Any) -> Any:
+        """Push the model to the Hub.
+
+        Args:
+            repo_id: The repository; made if it is not there.
+            reference: Whether to push what `save_reference` saves, kilobytes, in place of `save_pretrained`.
+            kwargs: Those of `PreTrainedModel.push_to_hub`.
+        """
+        if not reference:
+            return super().push_to_hub(repo_id, **kwargs)
+        kwargs["tags"] = [*self.model_tags, *kwargs.get("tags", [])]
+        return _Reference(self).push_to_hub(repo_id, **kwargs)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -154,9 +187,19 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """
         with _tokenizer_lock:
             if self._tokenizer is None:
-                self._tokenizer = load_tokenizer(self.name_or_path, **self.tokenizer_kwargs)
+                self._tokenizer = load_tokenizer(self.name_or_path, **self.hub_kwargs)
         return self._tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+
+
+class _Reference(PushToHubMixin):
+    """A model whose repository on the Hub shall be a reference."""
+
+    def __init__(self, model: MoEEPreTrainedModel):
+        self.model = model
+
+    def save_pretrained(self, save_directory: str, max_shard_size: object = None) -> None:
+        self.model.save_reference(save_directory)

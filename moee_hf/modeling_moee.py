@@ -68,7 +68,7 @@ class MoEEModel(MoEEPreTrainedModel):
         layer_to_read(config.hidden_layer, self.num_layers)
         _ = config.router_rows
         self.statistics = Statistics(config.hidden_size, config.router_shape)
-        self.tokenizer_kwargs = {}
+        self.hub_kwargs = {}
         self._tokenizer = None
         with no_init_weights():  # the backbone has its weights
             self.post_init()
@@ -145,14 +145,11 @@ class MoEEModel(MoEEPreTrainedModel):
         """
         config = self.config
         one, texts = isinstance(texts, str), check_texts(texts)
-        if prompt is None:
-            prompt = config.template(config.default_prompt_name if prompt_name is None else prompt_name)
-        check_template("prompt", prompt)
         size = config.size(config.combination if combination is None else combination)
         check_alpha("alpha", config.alpha if alpha is None else alpha)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
-        ids = self._tokenize(texts, prompt)
+        ids = self._token_ids(texts, prompt_name, prompt)
 
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]), reverse=True)
         progress = logging.tqdm(
@@ -177,6 +174,24 @@ class MoEEModel(MoEEPreTrainedModel):
         if one:
             return result[0]
         return result if convert_to_numpy or convert_to_tensor else list(result)
+
+    def tokenize(
+        self, texts: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Tokenise texts inside a prompt, as one batch for `forward`; arguments and errors are those of `encode`.
+
+        Returns:
+            `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the device that reads them.
+        """
+        return self._batch(self._token_ids(check_texts(texts), prompt_name, prompt))
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text with its prompt: the configuration's, or what tokenizer and backbone allow."""
+        if self.config.max_length is not None:
+            return self.config.max_length
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return min(limit for limit in (self.tokenizer.model_max_length, positions) if limit)
 
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)
@@ -218,8 +233,11 @@ class MoEEModel(MoEEPreTrainedModel):
         values, mask = pad_right(mask, values, mask)
         return {name: values}, mask
 
-    def _tokenize(self, texts: list[str], prompt: str) -> list[list[int]]:
-        max_length = self._max_length()
+    def _token_ids(self, texts: list[str], prompt_name: str | None, prompt: str | None) -> list[list[int]]:
+        if prompt is None:
+            prompt = self.config.template(self.config.default_prompt_name if prompt_name is None else prompt_name)
+        check_template("prompt", prompt)
+        max_length = self.max_length
         ids, num_cut = tokenize(self.tokenizer, texts, prompt, max_length)
         vocabulary = len(self.get_input_embeddings().weight)
         if unknown := [i for i, row in enumerate(ids) if max(row) >= vocabulary]:
@@ -245,9 +263,3 @@ class MoEEModel(MoEEPreTrainedModel):
             "input_ids": pad_sequence(rows, batch_first=True).to(device),
             "attention_mask": pad_sequence(masks, batch_first=True).to(device),
         }
-
-    def _max_length(self) -> int:
-        if self.config.max_length is not None:
-            return self.config.max_length
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return min(limit for limit in (self.tokenizer.model_max_length, positions) if limit)

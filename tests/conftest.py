@@ -1,13 +1,24 @@
 import copy
 import os
+import socket
+import tempfile
 from pathlib import Path
 
-# nothing here may reach for the Hub; set before huggingface_hub reads it
+# nothing here may reach for the Hub: a server of our own takes its place for tests that ask for the fixture `hub`, and
+# the cache is empty. Set before huggingface_hub reads it
+_socket = socket.socket()
+_socket.bind(("127.0.0.1", 0))
+_home = tempfile.TemporaryDirectory()
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{_socket.getsockname()[1]}"
+os.environ["HF_HOME"] = _home.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("HF_TOKEN", None)
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
+from hub import Hub
 
 from moee_hf import MoEEModel
 
@@ -42,6 +53,24 @@ def model(loaded: MoEEModel):
     loaded.config, loaded.statistics = copy.deepcopy(config), copy.deepcopy(statistics)
     yield loaded
     loaded.config, loaded.statistics = config, statistics
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory):
+    with Hub(tmp_path_factory.mktemp("xet")).serve(_socket) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(_server, monkeypatch, tmp_path):
+    """A Hub with nothing in it, an empty cache, and the token of the user `author`."""
+    _server.clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_TOKEN", "hf_author")
+    return _server
 
 
 def pytest_terminal_summary(terminalreporter):

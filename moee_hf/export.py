@@ -1,0 +1,197 @@
+"""Publishing: a complete repository folder from a recipe, pushed in one commit."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import CommitInfo, HfApi, ModelCard, hf_hub_download
+from safetensors.torch import save_file
+
+from . import __version__
+from .configuration_moee import resolve_source
+from .functional_moee import COMBINATIONS
+from .hub_moee import hub_errors
+from .model_card import EXAMPLES, model_card
+from .modeling_moee import MoEEModel
+from .recipes import Recipe
+
+BUILD_NAME = "moee_build.json"
+VERIFICATION_NAME = "verification.safetensors"
+# weights of an earlier build that this one does not have
+_OUTDATED = ["*.safetensors", "*.safetensors.index.json"]
+
+
+def build(
+    recipe: Recipe,
+    folder: str | os.PathLike[str],
+    *,
+    reference: bool = True,
+    repo_id: str | None = None,
+    token: str | None = None,
+    **kwargs: Any,
+) -> Path:
+    """Build a complete repository folder: model, card, handler, and embeddings to verify it with.
+
+    Args:
+        recipe: The model.
+        folder: A folder that is empty, or is not there yet.
+        reference: Whether the weights stay in the backbone's repository. False: they are copied.
+        repo_id: In place of the recipe's; without a namespace, that of the token's user is put before it.
+        token: For the Hub. None: that of `hf auth login`.
+        kwargs: Those of `MoEEModel.from_pretrained`, such as `device_map`.
+
+    Raises:
+        OSError: If the backbone cannot be had.
+        ValueError: If the folder is not empty, or a reference is asked for of a backbone that is not on the Hub.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: expected a new or empty folder to build in; it holds files.")
+    repo_id = _with_namespace(repo_id or recipe.repo_id, token)
+    fields = {key: value for key, value in recipe.config.items() if not key.startswith("base_model_")}
+    local = os.path.isdir(resolve_source(recipe.backbone))
+    commit = None if local else _commit(recipe.backbone, recipe.config.get("base_model_revision"), token)
+    model = MoEEModel.from_pretrained(recipe.backbone, revision=commit, token=token, **fields, **kwargs)
+    if reference:
+        model.save_reference(folder)
+    else:
+        model.save_pretrained(folder)
+    shutil.copyfile(Path(__file__).with_name("handler.py"), folder / "handler.py")
+    (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
+    texts = [text for source, sentences in EXAMPLES.items() for text in (source, *sentences)]
+    vectors = {
+        name: model.encode(texts, combination=name, normalize_embeddings=True, convert_to_tensor=True).cpu()
+        for name in COMBINATIONS
+    }
+    save_file(vectors, folder / VERIFICATION_NAME, metadata={"texts": json.dumps(texts)})
+    card = model_card(model, recipe, repo_id, commit, reference)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    record = {
+        "repo_id": repo_id,
+        "base_model": None if local else recipe.backbone,
+        "base_model_revision": commit,
+        "versions": {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        "sha256": _digests(folder),
+    }
+    (folder / BUILD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Check a built folder, and return the size in bytes of every file that `push` would push, by name.
+
+    Raises:
+        ValueError: If a file was changed, added or removed since the folder was built (the card, README.md, may be
+            edited), the backbone is not pinned to a commit, or the card names no licence.
+    """
+    folder = Path(folder)
+    if not (folder / BUILD_NAME).is_file():
+        raise ValueError(f"{folder}: expected a folder made by build; it has no {BUILD_NAME}.")
+    record = json.loads((folder / BUILD_NAME).read_text(encoding="utf-8"))
+    built, now = record["sha256"], _digests(folder)
+    if dirty := sorted(name for name in built.keys() | now.keys() if built.get(name) != now.get(name)):
+        raise ValueError(
+            f"{folder}: expected the files as built; changed, added or removed since: {', '.join(dirty)}. "
+            "Build the folder anew."
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    revision = config.get("base_model_revision") or record["base_model_revision"]
+    if record["base_model"] and not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise ValueError(
+            f"{folder}: expected the backbone {record['base_model']!r} pinned to a commit; got {revision!r}, which "
+            "may be another model tomorrow. Build the folder anew."
+        )
+    if not ModelCard.load(folder / "README.md").data.get("license"):
+        raise ValueError(
+            f"{folder}/README.md: expected a licence, that of the backbone; the card names none. Put license: into "
+            "the recipe and build the folder anew, or into the card."
+        )
+    return {name: (folder / name).stat().st_size for name in sorted([*now, "README.md", BUILD_NAME])}
+
+
+def push(
+    folder: str | os.PathLike[str],
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+) -> CommitInfo:
+    """Push a built folder to the repository that it was built for, in one commit.
+
+    Until that commit the repository stays as it was. What was uploaded by a push that was interrupted, or is there
+    already, is not uploaded again.
+
+    Args:
+        folder: A folder made by `build`.
+        private: Whether a repository that is not there yet becomes private.
+        token: For the Hub. None: that of `hf auth login`.
+
+    Raises:
+        OSError: If the Hub refuses.
+        ValueError: If the folder is not as it must be (see `files_to_push`), or the repository holds another model.
+    """
+    files = files_to_push(folder)
+    repo_id = json.loads(Path(folder, BUILD_NAME).read_text(encoding="utf-8"))["repo_id"]
+    api = HfApi(token=token)
+    with hub_errors("push: ", repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if api.file_exists(repo_id, "config.json"):
+            config = json.loads(Path(hf_hub_download(repo_id, "config.json", token=token)).read_text(encoding="utf-8"))
+            if config.get("model_type") != "moee":
+                raise ValueError(
+                    f"{repo_id}: expected a new repository, or one with a MoEE model; it holds a model of type "
+                    f"{config.get('model_type')!r}, which is not replaced. Build for another repository."
+                )
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=Path(folder),
+            allow_patterns=list(files),
+            delete_patterns=_OUTDATED,
+            commit_message=f"MoEE model built by moee_hf {__version__}",
+        )
+
+
+def _with_namespace(repo_id: str, token: str | None) -> str:
+    if "/" in repo_id:
+        return repo_id
+    with hub_errors(f"{repo_id}: no namespace is given, and ", repo_id):
+        try:
+            return f"{HfApi().whoami(token=token)['name']}/{repo_id}"
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"repo_id: expected 'namespace/{repo_id}', or a token whose user is the namespace; got {repo_id!r} "
+                f"and no user ({error}). Name the repository in full."
+            ) from error
+
+
+def _commit(repo_id: str, revision: str | None, token: str | None) -> str:
+    with hub_errors("build: ", repo_id, revision):
+        return HfApi().resolve_revision(repo_id, revision=revision, token=token).resolved
+
+
+def _requirements() -> Iterable[str]:
+    requirements = importlib.metadata.requires("moee_hf") or []
+    return [requirement for requirement in requirements if "extra ==" not in requirement]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder but the two that `build` writes last."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in ("README.md", BUILD_NAME):
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+            digests[name] = digest.hexdigest()
+    return digests

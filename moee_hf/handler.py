@@ -1,0 +1,54 @@
+"""The handler of Inference Endpoints: feature extraction and sentence similarity over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModel
+
+
+class EndpointHandler:
+    """Answers the requests of the two tasks, as `InferenceClient` and the Hub's widgets send them.
+
+    Args:
+        path: Folder of the repository.
+    """
+
+    def __init__(self, path: str = ""):
+        device = "auto" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModel.from_pretrained(path, trust_remote_code=True, device_map=device)
+
+    def __call__(self, data: dict[str, Any]) -> list[list[float]] | list[float]:
+        """Embed texts, or compare one with others.
+
+        Args:
+            data: `inputs`, and beside it or under `parameters` any of `normalize`, `prompt_name`, `prompt`,
+                `combination` and `alpha`; `truncate` and `truncation_direction` may only be true and `"right"`.
+
+        Returns:
+            For `inputs` that are a text or several, one embedding each. For a `source_sentence` and `sentences`, the
+            cosine similarity of the one with each of the others.
+
+        Raises:
+            ValueError: If the request has another form.
+        """
+        if "inputs" not in data:
+            raise ValueError(f"request: expected 'inputs'; got {sorted(data)}.")
+        options = {key: value for key, value in data.items() if key not in ("inputs", "parameters")}
+        options |= data.get("parameters") or {}
+        options = {key: value for key, value in options.items() if value is not None}
+        if options.pop("truncate", True) is not True or options.pop("truncation_direction", "right") != "right":
+            raise ValueError("truncate: expected true, and truncation_direction 'right': long texts lose their end.")
+        if unknown := options.keys() - {"normalize", "prompt_name", "prompt", "combination", "alpha"}:
+            raise ValueError(f"parameters: expected those of encode; got {sorted(unknown)}.")
+        options["normalize_embeddings"] = options.pop("normalize", False)
+        inputs = data["inputs"]
+        if isinstance(inputs, dict):
+            if inputs.keys() != {"source_sentence", "sentences"} or isinstance(inputs["sentences"], str):
+                raise ValueError(
+                    f"inputs: expected 'source_sentence', a text, and 'sentences', several; got {sorted(inputs)}."
+                )
+            embeddings = self.model.encode([inputs["source_sentence"], *inputs["sentences"]], **options)
+            return self.model.similarity(embeddings[:1], embeddings[1:])[0].tolist()
+        return self.model.encode([inputs] if isinstance(inputs, str) else inputs, **options).tolist()

@@ -1,0 +1,70 @@
+"""The pipeline `moee-embedding`: texts in, embeddings out, through the model's own prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import Pipeline
+
+
+class MoEEPipeline(Pipeline):
+    """Embeddings of texts, batched and streamed as every pipeline does it.
+
+    `pipe(text)` gives a list of `embedding_size` numbers, `pipe(texts)` one list per text. The call, or before it
+    `pipeline(...)`, takes `prompt_name`, `prompt`, `combination`, `alpha` and `normalize_embeddings` as
+    `MoEEModel.encode` does, and `return_tensors` for tensors of shape `(embedding_size,)` in place of lists.
+    """
+
+    tokenizer: Any
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.model.config.model_type != "moee":
+            raise ValueError(
+                f"pipeline('moee-embedding'): expected a MoEE model; got the type {self.model.config.model_type!r}. "
+                "Wrap a plain checkpoint first: model=MoEEModel.from_pretrained(...)."
+            )
+        if self.tokenizer is None:
+            self.tokenizer = self.model.tokenizer
+        if self.tokenizer.pad_token_id is None:  # batches are padded with any token, as it is masked
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model.tokenizer = self.tokenizer
+
+    def _sanitize_parameters(
+        self,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        combination: str | None = None,
+        alpha: float | None = None,
+        normalize_embeddings: bool | None = None,
+        return_tensors: bool | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        steps = (
+            {"prompt_name": prompt_name, "prompt": prompt},
+            {"combination": combination, "alpha": alpha},
+            {"normalize_embeddings": normalize_embeddings, "return_tensors": return_tensors},
+        )
+        preprocess, forward, postprocess = (
+            {name: value for name, value in step.items() if value is not None} for step in steps
+        )
+        return preprocess, forward, postprocess
+
+    def preprocess(self, text: str, **prompt: Any) -> dict[str, torch.Tensor]:
+        return self.model.tokenize(text, **prompt)
+
+    def _forward(self, batch: dict[str, torch.Tensor], **combination: Any) -> Any:
+        return self.model(**batch, **combination)
+
+    def postprocess(
+        self, output: Any, normalize_embeddings: bool = False, return_tensors: bool = False
+    ) -> torch.Tensor | list[float]:
+        embedding = output.embeddings[0]
+        embedding = F.normalize(embedding, dim=-1) if normalize_embeddings else embedding
+        return embedding if return_tensors else embedding.tolist()

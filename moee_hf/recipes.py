@@ -1,0 +1,63 @@
+"""A model to publish, as one YAML file describes it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .configuration_moee import MoEEConfig
+from .loading_moee import CHOICES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model to publish.
+
+    Args:
+        repo_id: Repository to publish it in; without a namespace, in that of whoever publishes.
+        config: Fields of `MoEEConfig`, with the backbone as `base_model_name_or_path` and `base_model_revision`.
+        license: Identifier of the backbone's licence on the Hub.
+        license_name: Name of a licence that is `other`.
+        license_link: Where to read that.
+        language: ISO 639 codes of the languages that the backbone was trained for.
+    """
+
+    repo_id: str
+    config: dict[str, Any]
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: str | list[str] | None = None
+
+    @property
+    def backbone(self) -> str:
+        """Where the backbone is: an id on the Hub, or `"embedded"`."""
+        return self.config["base_model_name_or_path"]
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe from a YAML file, in which fields of `Recipe` and of `MoEEConfig` stand side by side.
+
+    Raises:
+        ValueError: If a key is unknown, a value is not one that the field takes, or `repo_id` or
+            `base_model_name_or_path` is missing.
+    """
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping; got {content!r}.")
+    own = Recipe.__annotations__.keys() - {"config"}
+    if unknown := sorted(content.keys() - own - CHOICES):
+        raise ValueError(f"{path}: expected keys among {', '.join(sorted(own | CHOICES))}; got {unknown[0]!r}.")
+    for required in ("repo_id", "base_model_name_or_path"):
+        if not isinstance(content.get(required), str):
+            raise ValueError(f"{path}: expected {required}, the id of a repository; got {content.get(required)!r}.")
+    config = {key: value for key, value in content.items() if key in CHOICES}
+    try:
+        MoEEConfig(**config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Recipe(config=config, **{key: value for key, value in content.items() if key in own})

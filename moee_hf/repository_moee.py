@@ -1,0 +1,71 @@
+"""What makes a folder a MoEE repository, whether the backbone's weights lie in it or not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import logging
+
+from .configuration_moee import MoEEConfig
+from .prompts_moee import PROMPTS, TokenizerNotFoundError
+
+if TYPE_CHECKING:
+    # named so that they travel with the code: transformers ships what is imported in this way
+    from .pipeline_moee import MoEEPipeline  # noqa: F401
+    from .sentence_moee import MoEETransformer  # noqa: F401
+
+logger = logging.get_logger(__name__)
+
+STATISTICS_NAME = "statistics.safetensors"
+
+
+def write_repository(model: Any, config: MoEEConfig, folder: str | os.PathLike[str]) -> None:
+    """Write all but the weights of a MoEE model into a folder.
+
+    These are the configuration, statistics, tokenizer, the code for `AutoModel` and `pipeline`, and what
+    sentence-transformers reads.
+
+    Args:
+        model: The `MoEEModel`.
+        config: Its configuration, as it is to be stored.
+        folder: The folder, which is there.
+    """
+    if config.calibrated:
+        save_file(model.statistics.state_dict(), Path(folder, STATISTICS_NAME), metadata={"format": "pt"})
+    config.architectures = [type(model).__name__]
+    pipeline = {"impl": "pipeline_moee.MoEEPipeline", "pt": ["AutoModel"], "type": "text"}
+    config.custom_pipelines = {"moee-embedding": pipeline}
+    custom_object_save(model, folder, config=config)
+    config.save_pretrained(folder)
+    try:
+        model.tokenizer.save_pretrained(folder)
+    except TokenizerNotFoundError as error:
+        logger.warning(f"{folder}: saved without a tokenizer. {error}")
+    for name, content in _sentence_transformers_files(config).items():
+        Path(folder, name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sentence_transformers_files(config: MoEEConfig) -> dict[str, Any]:
+    default = config.template(config.default_prompt_name)
+    # encode_query and encode_document ask for prompts of these names
+    prompts = {"query": default, "document": default} | PROMPTS | (config.prompts or {})
+    return {
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_moee.MoEETransformer"}],
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "embeddings"}},
+            "module_output_name": "sentence_embedding",
+            # packed texts come without the mask that pooling needs
+            "unpad_inputs": False,
+        },
+        "config_sentence_transformers.json": {
+            "prompts": prompts,
+            "default_prompt_name": config.default_prompt_name,
+            "similarity_fn_name": "cosine",
+        },
+    }

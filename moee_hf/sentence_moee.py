@@ -1,0 +1,43 @@
+"""A MoEE repository as a `SentenceTransformer`, whose prompts may have words after the text too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .prompts_moee import TEXT
+
+try:
+    from sentence_transformers.base.modules import Transformer
+except ImportError as error:
+    raise ImportError("A MoEE SentenceTransformer needs sentence-transformers >= 6; install it.") from error
+
+
+class MoEETransformer(Transformer):
+    """The input module of sentence-transformers around a `MoEEModel`, which tokenises and embeds."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model.tokenizer = self.tokenizer
+
+    def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Tokenise texts inside a prompt.
+
+        Args:
+            inputs: The texts.
+            prompt: A template with `{text}`, or words to put before the text.
+            kwargs: What sentence-transformers passes for other kinds of model; not read.
+        """
+        prompt = prompt or ""
+        return self.model.tokenize(inputs, prompt=prompt if TEXT in prompt else prompt + TEXT)
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a text with its prompt."""
+        return self.model.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self.model.config.max_length = value

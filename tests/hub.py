@@ -1,0 +1,454 @@
+"""A Hub on loopback: as much of the real one's HTTP interface as loading and pushing models needs.
+
+Repositories live in memory. Large files go over the LFS protocol, or by the real Xet client into a folder that it
+shares with this server. Answers and errors are those of huggingface.co as huggingface_hub reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fnmatch
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+USERS = {"hf_author": "author", "hf_stranger": "stranger"}
+GITATTRIBUTES = b"".join(
+    f"*.{ext} filter=lfs diff=lfs merge=lfs -text\n".encode() for ext in ("bin", "npz", "pt", "safetensors")
+)
+LARGE = 10 * 2**20  # bytes from which the Hub keeps any file in LFS
+
+# https://huggingface.co/docs/hub/repositories-licenses, those of general use
+LICENSES = set(
+    "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigcode-openrail-m afl-3.0 artistic-2.0 "
+    "bsl-1.0 bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nd-4.0 "
+    "cc-by-nc-sa-4.0 cc-by-nc-nd-4.0 epl-2.0 eupl-1.1 agpl-3.0 gpl-3.0 lgpl-3.0 isc mpl-2.0 odc-by odbl postgresql "
+    "unlicense zlib llama2 llama3 gemma unknown other".split()
+)
+# https://huggingface.co/tasks, those of text
+TASKS = set(
+    "text-classification token-classification question-answering zero-shot-classification translation summarization "
+    "feature-extraction text-generation fill-mask sentence-similarity text-ranking".split()
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a commit; `content` is None where only the Xet storage has it."""
+
+    size: int
+    oid: str
+    sha256: str | None = None
+    content: bytes | None = None
+
+
+@dataclass
+class Repository:
+    private: bool = False
+    gated: bool = False
+    commits: dict[str, dict[str, File]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, branch: str, files: dict[str, File]) -> str:
+        listing = sorted((path, file.oid) for path, file in files.items())
+        sha = hashlib.sha1(repr((listing, self.branches.get(branch), len(self.commits))).encode()).hexdigest()
+        self.commits[sha] = files
+        self.branches[branch] = sha
+        return sha
+
+    def resolve(self, revision: str) -> str:
+        sha = self.branches.get(revision, revision)
+        if sha not in self.commits:
+            raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return sha
+
+
+class Refusal(Exception):
+    """An answer that is an error, as the Hub words it."""
+
+    def __init__(self, status: int, code: str | None, message: str):
+        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self.response = JSONResponse({"error": message}, status, headers)
+
+
+class Hub:
+    """The server; `log` keeps method and path of every request, `before` sees each one first."""
+
+    def __init__(self, xet_store: Path):
+        self.xet_store = xet_store
+        self.url = self.storage = ""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything but the content of the Xet storage."""
+        self.repositories: dict[str, Repository] = {}
+        self.moved: dict[str, str] = {}
+        self.lfs: dict[str, bytes] = {}
+        self.log: list[str] = []
+        self.before: Callable[[Request], None] = lambda request: None
+
+    # ------------------------------------------------------------------ for tests
+
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, File]:
+        repository = self.repositories[repo_id]
+        return repository.commits[repository.resolve(revision)]
+
+    def head(self, repo_id: str) -> str:
+        return self.repositories[repo_id].branches["main"]
+
+    def add(self, repo_id: str, files: dict[str, bytes], **attributes: bool) -> str:
+        """Commit `files` to a repository, made if it is not there, and return the commit."""
+        repository = self.repositories.setdefault(repo_id, Repository())
+        for name, value in attributes.items():
+            setattr(repository, name, value)
+        old = self.files(repo_id) if repository.branches else {}
+        return repository.commit("main", old | {path: _regular(content) for path, content in files.items()})
+
+    def requests(self, pattern: str) -> list[str]:
+        """The requests so far whose method and path match the regular expression."""
+        return [line for line in self.log if re.search(pattern, line)]
+
+    @contextlib.contextmanager
+    def serve(self, socket: Any) -> Iterator[Hub]:
+        """Answer on a bound socket while the context lasts."""
+        self.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, as the Hub has one for large files
+        server = uvicorn.Server(uvicorn.Config(self.app(), log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield self
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    def app(self) -> Starlette:
+        model = "/api/models/{namespace}/{name}"
+        routes = [
+            ("GET", "/api/whoami-v2", self.whoami),
+            ("POST", "/api/repos/create", self.create),
+            ("POST", "/api/validate-yaml", self.validate_yaml),
+            ("GET", model, self.info),
+            ("GET", f"{model}/revision/{{rev}}", self.info),
+            ("GET", f"{model}/tree/{{rev}}", self.tree),
+            ("GET", f"{model}/tree/{{rev}}/{{path:path}}", self.tree),
+            ("POST", f"{model}/paths-info/{{rev}}", self.paths_info),
+            ("POST", f"{model}/preupload/{{rev}}", self.preupload),
+            ("POST", f"{model}/commit/{{rev}}", self.commit),
+            ("GET", f"{model}/xet-write-token/{{rev}}", self.xet_token),
+            ("GET", f"{model}/xet-read-token/{{rev}}", self.xet_token),
+            ("POST", "/{namespace}/{name}.git/info/lfs/objects/batch", self.lfs_batch),
+            ("PUT", "/lfs/{oid}", self.lfs_upload),
+            ("POST", "/lfs/{oid}/verify", self.lfs_verify),
+            ("GET", "/lfs/{oid}", self.lfs_download),
+            ("GET", "/{namespace}/{name}/resolve/{rev}/{path:path}", self.resolve),
+        ]
+        return Starlette(routes=[Route(path, self._guard(handler), methods=[m]) for m, path, handler in routes])
+
+    def _guard(self, handler: Callable[[Request, bytes], Response]) -> Any:
+        async def endpoint(request: Request) -> Response:
+            body = await request.body()
+            self.log.append(f"{request.method} {request.url.path}")
+            try:
+                self.before(request)
+                return handler(request, body)
+            except Refusal as refusal:
+                return refusal.response
+
+        return endpoint
+
+    # ------------------------------------------------------------------ who may do what
+
+    @staticmethod
+    def _user(request: Request) -> str | None:
+        header = request.headers.get("authorization")
+        if header is None:
+            return None
+        if (user := USERS.get(header.removeprefix("Bearer "))) is None:
+            raise Refusal(401, None, "Invalid credentials in Authorization header")
+        return user
+
+    def _repository(self, request: Request) -> tuple[str, Repository]:
+        repo_id = "{namespace}/{name}".format(**request.path_params)
+        user = self._user(request)
+        repository = self.repositories.get(repo_id)
+        if repository is None or (repository.private and user != request.path_params["namespace"]):
+            if repository is None and (target := self.moved.get(repo_id)):
+                raise Moved(request.url.path.replace(repo_id, target))
+            raise Refusal(401 if user is None else 404, "RepoNotFound", "Repository not found")
+        return repo_id, repository
+
+    def _readable(self, request: Request) -> tuple[str, Repository]:
+        repo_id, repository = self._repository(request)
+        if repository.gated and self._user(request) != request.path_params["namespace"]:
+            raise Refusal(
+                401 if self._user(request) is None else 403, "GatedRepo", f"Access to {repo_id} is restricted"
+            )
+        return repo_id, repository
+
+    def _writable(self, request: Request) -> tuple[str, Repository]:
+        repo_id, repository = self._repository(request)
+        if self._user(request) != request.path_params["namespace"]:
+            raise Refusal(403, None, "You don't have the rights to write to this repository")
+        return repo_id, repository
+
+    # ------------------------------------------------------------------ accounts, repositories, cards
+
+    def whoami(self, request: Request, body: bytes) -> Response:
+        if (user := self._user(request)) is None:
+            raise Refusal(401, None, "Invalid username or password.")
+        return JSONResponse(
+            {"type": "user", "name": user, "fullname": user, "orgs": [], "auth": {"type": "access_token"}}
+        )
+
+    def create(self, request: Request, body: bytes) -> Response:
+        user = self._user(request)
+        wanted = json.loads(body)
+        if user is None:
+            raise Refusal(401, None, "Invalid username or password.")
+        repo_id = f"{wanted.get('organization') or user}/{wanted['name']}"
+        answer = {"url": f"{self.url}/{repo_id}", "name": repo_id}
+        if repo_id in self.repositories:
+            return JSONResponse(answer | {"error": "You already created this model repo"}, 409)
+        if not repo_id.startswith(f"{user}/"):
+            raise Refusal(403, None, f"You don't have the rights to create a model under this namespace: {repo_id}")
+        private = wanted.get("private") or wanted.get("visibility") == "private"
+        self.repositories[repo_id] = Repository(private=bool(private))
+        self.repositories[repo_id].commit("main", {".gitattributes": _regular(GITATTRIBUTES)})
+        return JSONResponse(answer)
+
+    def validate_yaml(self, request: Request, body: bytes) -> Response:
+        errors = card_errors(json.loads(body)["content"])
+        answer = {"errors": [{"message": message} for message in errors], "warnings": []}
+        return JSONResponse(answer, 400 if errors else 200)
+
+    def info(self, request: Request, body: bytes) -> Response:
+        repo_id, repository = self._repository(request)
+        sha = repository.resolve(request.path_params.get("rev", "main"))
+        card = _metadata(repository.commits[sha].get("README.md"))
+        siblings = [{"rfilename": path} for path in sorted(repository.commits[sha])]
+        answer = {"_id": sha[:24], "id": repo_id, "modelId": repo_id, "sha": sha, "private": repository.private}
+        answer |= {"siblings": siblings, "tags": card.get("tags", []), "cardData": card, "gated": repository.gated}
+        return JSONResponse(answer | {key: card[key] for key in ("pipeline_tag", "library_name") if key in card})
+
+    def tree(self, request: Request, body: bytes) -> Response:
+        _, repository = self._readable(request)
+        files = repository.commits[repository.resolve(request.path_params["rev"])]
+        folder = request.path_params.get("path", "")
+        inside = {path: file for path, file in files.items() if path.startswith(f"{folder}/" if folder else "")}
+        if folder and not inside:
+            raise Refusal(404, "EntryNotFound", f"{folder} does not exist on this revision")
+        return JSONResponse([self._entry(path, file) for path, file in sorted(inside.items())])
+
+    def paths_info(self, request: Request, body: bytes) -> Response:
+        _, repository = self._readable(request)
+        files = repository.commits[repository.resolve(request.path_params["rev"])]
+        return JSONResponse([self._entry(p, files[p]) for p in json.loads(body)["paths"] if p in files])
+
+    def _entry(self, path: str, file: File) -> dict[str, Any]:
+        entry: dict[str, Any] = {"type": "file", "path": path, "size": file.size, "oid": file.oid}
+        if file.sha256:
+            entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": 134}
+            if xet_hash := self._xet_hash(file):
+                entry["xetHash"] = xet_hash
+        return entry
+
+    # ------------------------------------------------------------------ uploads
+
+    def preupload(self, request: Request, body: bytes) -> Response:
+        _, repository = self._writable(request)
+        present = repository.commits[repository.resolve(request.path_params["rev"])]
+        patterns = [line.split()[0] for line in GITATTRIBUTES.decode().splitlines()]
+        answers = []
+        for wanted in json.loads(body)["files"]:
+            path, file = wanted["path"], present.get(wanted["path"])
+            large = wanted["size"] > LARGE or any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
+            answer = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            answers.append(answer | ({"oid": file.sha256 or file.oid} if file else {}))
+        return JSONResponse({"files": answers})
+
+    def commit(self, request: Request, body: bytes) -> Response:
+        repo_id, repository = self._writable(request)
+        branch = request.path_params["rev"]
+        files = dict(repository.commits[repository.resolve(branch)])
+        for line in body.splitlines():
+            operation = json.loads(line)
+            key, value = operation["key"], operation["value"]
+            if key == "file":
+                files[value["path"]] = _regular(base64.b64decode(value["content"]))
+            elif key == "lfsFile":
+                oid, content = value["oid"], self.lfs.get(value["oid"])
+                if content is None and oid not in self.xet_hashes():
+                    raise Refusal(400, None, f"LFS pointer points to a file that does not exist: {value['path']}")
+                files[value["path"]] = File(value["size"], _git_oid(oid.encode()), oid, content)
+            elif key == "deletedFile":
+                del files[value["path"]]
+        sha = repository.commit(branch, files)
+        url = f"{self.url}/{repo_id}/commit/{sha}"
+        return JSONResponse({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+
+    def lfs_batch(self, request: Request, body: bytes) -> Response:
+        self._writable(request)
+        objects = []
+        for wanted in json.loads(body)["objects"]:
+            href = f"{self.url}/lfs/{wanted['oid']}"
+            actions = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
+            objects.append(
+                wanted | {"authenticated": True} | ({} if wanted["oid"] in self.lfs else {"actions": actions})
+            )
+        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
+
+    def lfs_upload(self, request: Request, body: bytes) -> Response:
+        if hashlib.sha256(body).hexdigest() != request.path_params["oid"]:
+            return PlainTextResponse("the content is not that of its oid", 400)
+        self.lfs[request.path_params["oid"]] = body
+        return Response()
+
+    def lfs_verify(self, request: Request, body: bytes) -> Response:
+        return Response(status_code=200 if request.path_params["oid"] in self.lfs else 404)
+
+    def xet_token(self, request: Request, body: bytes) -> Response:
+        (self._writable if "write" in request.url.path else self._readable)(request)
+        url, expiration = f"local://{self.xet_store}", int(time.time()) + 3600
+        headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "local", "X-Xet-Token-Expiration": str(expiration)}
+        return JSONResponse({"casUrl": url, "accessToken": "local", "exp": expiration}, headers=headers)
+
+    def xet_hashes(self) -> dict[str, str]:
+        """The Xet hash of every file in the store, by SHA-256, read from its shards."""
+        return dict(pair for shard in self.xet_store.rglob("*.mdb") for pair in _shard_entries(shard.read_bytes()))
+
+    def _xet_hash(self, file: File) -> str | None:
+        return self.xet_hashes().get(file.sha256 or "") if file.content is None else None
+
+    # ------------------------------------------------------------------ downloads
+
+    def resolve(self, request: Request, body: bytes) -> Response:
+        repo_id, repository = self._readable(request)
+        sha = repository.resolve(request.path_params["rev"])
+        path = request.path_params["path"]
+        if (file := repository.commits[sha].get(path)) is None:
+            refusal = Refusal(404, "EntryNotFound", "Entry not found")
+            refusal.response.headers["X-Repo-Commit"] = sha
+            raise refusal
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{file.oid}"', "Accept-Ranges": "bytes"}
+        if file.sha256 is None:
+            return _content(request, file.content or b"", headers)
+        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+        if xet_hash := self._xet_hash(file):
+            headers |= {"X-Xet-Hash": xet_hash}
+            headers |= {"Link": f'<{self.url}/api/models/{repo_id}/xet-read-token/{sha}>; rel="xet-auth"'}
+        return RedirectResponse(f"{self.storage}/lfs/{file.sha256}", 302, headers)
+
+    def lfs_download(self, request: Request, body: bytes) -> Response:
+        oid = request.path_params["oid"]
+        return _content(request, self.lfs[oid], {"ETag": f'"{oid}"'}) if oid in self.lfs else Response(status_code=404)
+
+
+class Moved(Refusal):
+    """The answer for a repository that has another name now."""
+
+    def __init__(self, path: str):
+        self.response = RedirectResponse(path, 307)
+
+
+def card_errors(content: str) -> list[str]:
+    """What the Hub refuses in the metadata of a model card."""
+    match = re.match(r"^---\r?\n(.*?)\r?\n---", content, re.DOTALL)
+    try:
+        card = yaml.safe_load(match[1]) if match else {}
+    except yaml.YAMLError as error:
+        return [str(error)]
+    errors = []
+    if "license" in card and card["license"] not in LICENSES:
+        errors.append('"license" must be one of the known identifiers')
+    if card.get("license") == "other" and not re.fullmatch(r"[a-z0-9-.]+", card.get("license_name", "unnamed")):
+        errors.append('"license_name" must be lower-case letters, digits, - and .')
+    if "license_name" in card and not card.get("license_link"):
+        errors.append('"license_link" must be the name of a file or a link')
+    if "pipeline_tag" in card and card["pipeline_tag"] not in TASKS:
+        errors.append('"pipeline_tag" must be a known task')
+    if not all(isinstance(tag, str) for tag in card.get("tags", [])):
+        errors.append('"tags" must be strings')
+    if not isinstance(card.get("library_name", ""), str):
+        errors.append('"library_name" must be a string')
+    bases = card.get("base_model", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)):
+            errors.append('"base_model" with value "{base}" is not valid. Use a model id from https://hf.co/models.')
+    if card.get("base_model_relation", "finetune") not in ("finetune", "adapter", "quantized", "merge"):
+        errors.append('"base_model_relation" must be one of finetune, adapter, quantized, merge')
+    languages = card.get("language", [])
+    for language in [languages] if isinstance(languages, str) else languages:
+        if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", str(language)):
+            errors.append('"language" must be ISO 639 codes')
+    for example in card.get("widget", []):
+        errors += _widget_errors(example)
+    return errors
+
+
+def _widget_errors(example: dict[str, Any]) -> list[str]:
+    # WidgetExample of @huggingface/tasks
+    known = {"text", "source_sentence", "sentences", "example_title", "group", "parameters", "output"}
+    errors = [f'"widget": unknown key {key}' for key in example.keys() - known]
+    if "source_sentence" in example:
+        if not all(isinstance(sentence, str) for sentence in example.get("sentences", [None])):
+            errors.append('"widget": "sentences" must be strings')
+    elif not isinstance(example.get("text"), str):
+        errors.append('"widget": expected "text", or "source_sentence" and "sentences"')
+    for label in example.get("output", []):
+        if set(label) != {"label", "score"} or not isinstance(label["score"], float):
+            errors.append('"widget": "output" must be labels with scores')
+    return errors
+
+
+def _metadata(readme: File | None) -> dict[str, Any]:
+    match = re.match(rb"^---\n(.*?)\n---", readme.content or b"", re.DOTALL) if readme else None
+    return yaml.safe_load(match[1]) if match else {}
+
+
+def _git_oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _regular(content: bytes) -> File:
+    return File(len(content), _git_oid(content), None, content)
+
+
+def _content(request: Request, content: bytes, headers: dict[str, str]) -> Response:
+    if match := re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", "")):
+        start, end = int(match[1]), int(match[2] or len(content) - 1)
+        headers = headers | {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+        return Response(content[start : end + 1], 206, headers)
+    return Response(content, headers=headers)
+
+
+def _shard_entries(shard: bytes) -> Iterator[tuple[str, str]]:
+    """SHA-256 and Xet hash of the files that a Xet shard describes: 48-byte records after a 48-byte header."""
+    position = 48
+    while (header := shard[position : position + 48])[:32] != b"\xff" * 32:
+        flags, entries = (int.from_bytes(header[i : i + 4], "little") for i in (32, 36))
+        position += 48 * (1 + entries * (2 if flags >> 31 else 1))
+        if flags >> 30 & 1:
+            yield _hex(shard[position : position + 32]), _hex(header[:32])
+            position += 48
+
+
+def _hex(digest: bytes) -> str:
+    # Xet writes a hash as four little-endian numbers
+    return "".join(f"{int.from_bytes(digest[i : i + 8], 'little'):016x}" for i in range(0, 32, 8))

@@ -1,0 +1,225 @@
+"""Reference repositories: kilobytes that name the backbone's repository and its commit."""
+
+import json
+import logging
+import os
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TEXTS
+from hub import Repository
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from moee_hf import MoEEConfig, MoEEModel
+
+BACKBONE = {path.name: path.read_bytes() for path in (ROOT / "moee_hf" / "embedded").iterdir() if path.suffix != ".md"}
+REFERENCE = "author/reference"
+
+
+@pytest.fixture
+def backbone(hub) -> str:
+    hub.add("lab/backbone", BACKBONE)
+    return "lab/backbone"
+
+
+@pytest.fixture
+def reference(hub, backbone) -> str:
+    MoEEModel.from_pretrained(backbone, alpha=0.5).push_to_hub(REFERENCE, reference=True)
+    return REFERENCE
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "another-cache"))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def one_sentence(error, *parts):
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 320
+    for part in parts:
+        assert part in message
+
+
+def test_kilobytes_and_the_same_vectors(hub, backbone, reference):
+    files = hub.files(reference)
+    assert not [name for name in files if name.endswith(".safetensors")]
+    assert sum(file.size for name, file in files.items() if name != "tokenizer.json") < 100_000
+    model = MoEEModel.from_pretrained(reference)
+    assert model.config.base_model_name_or_path == backbone
+    assert model.config.base_model_revision == hub.head(backbone)
+    assert model.config.alpha == 0.5
+    np.testing.assert_array_equal(model.encode(TEXTS), MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5))
+
+
+def test_a_later_commit_of_the_backbone_changes_nothing(hub, backbone, reference, empty_cache, tmp_path):
+    before = MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5)
+    weights = load_file(ROOT / "moee_hf" / "embedded" / "model.safetensors")
+    save_file({name: weight * 1.5 for name, weight in weights.items()}, tmp_path / "w", metadata={"format": "pt"})
+    hub.add(backbone, {"model.safetensors": (tmp_path / "w").read_bytes()})
+    assert abs(MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5) - before).max() > 1e-3
+    np.testing.assert_array_equal(MoEEModel.from_pretrained(reference).encode(TEXTS), before)
+
+
+def test_options_of_transformers_pass_through(reference):
+    model = AutoModel.from_pretrained(reference, dtype=torch.float16, device_map="cpu", attn_implementation="eager")
+    assert model.dtype == torch.float16
+    assert model.model.config._attn_implementation == "eager"
+
+
+def test_offload(reference, tmp_path):
+    plain = MoEEModel.from_pretrained(reference)
+    names = [name for name, _ in plain.model.named_children()]
+    device_map = dict.fromkeys(names, "cpu") | {"layers": "disk"}
+    model = MoEEModel.from_pretrained(reference, device_map=device_map, offload_folder=tmp_path / "offload")
+    np.testing.assert_array_equal(model.encode(TEXTS), plain.encode(TEXTS))
+
+
+def test_statistics_travel_and_a_reference_of_a_reference(hub, backbone, reference):
+    model = MoEEModel.from_pretrained(reference)
+    generator = torch.Generator().manual_seed(0)
+    shapes = model.statistics.shapes
+    model.set_statistics(**{name: torch.rand(shape, generator=generator) + 0.1 for name, shape in shapes.items()})
+    model.config.standardize = True
+    model.push_to_hub("author/calibrated", reference=True)
+    again = MoEEModel.from_pretrained("author/calibrated")
+    assert again.config.base_model_name_or_path == backbone
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+def test_a_full_save_of_a_reference_stands_alone(reference, tmp_path, no_network):
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    model = MoEEModel.from_pretrained(reference)
+    model.save_pretrained(tmp_path)
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    again = MoEEModel.from_pretrained(tmp_path)
+    assert again.config.base_model_name_or_path is None
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+def test_a_folder_is_no_backbone_to_refer_to(hub, backbone, tmp_path):
+    model = MoEEModel.from_pretrained("embedded")
+    with pytest.raises(ValueError, match="save_reference: expected a backbone in the root of a repository on the Hub"):
+        model.save_reference(tmp_path)
+    model.save_reference(tmp_path, backbone, "main")
+    assert json.loads((tmp_path / "config.json").read_text())["base_model_revision"] == hub.head(backbone)
+
+
+def test_no_commit_no_reference(backbone, tmp_path, no_network):
+    with pytest.raises(OSError, match="save_reference: the Hub cannot be reached"):
+        MoEEModel.from_pretrained("embedded").save_reference(tmp_path, backbone)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------- what can be wrong with the backbone
+
+
+def test_missing_backbone(hub, reference, empty_cache):
+    del hub.repositories["lab/backbone"]
+    with pytest.raises(OSError, match="lab/backbone") as error:
+        MoEEModel.from_pretrained(reference)
+    one_sentence(error, "the Hub has no repository 'lab/backbone' that you may see")
+
+
+def test_missing_commit(hub, reference, empty_cache):
+    hub.repositories["lab/backbone"] = Repository()
+    hub.add("lab/backbone", {"config.json": b"{}"})
+    with pytest.raises(OSError, match="lab/backbone") as error:
+        MoEEModel.from_pretrained(reference)
+    one_sentence(error, "'lab/backbone' on the Hub has no revision")
+
+
+@pytest.mark.parametrize("token", ["hf_stranger", False])
+def test_private_backbone(hub, reference, empty_cache, token):
+    hub.repositories["lab/backbone"].private = True
+    with pytest.raises(OSError, match="lab/backbone") as error:
+        MoEEModel.from_pretrained(reference, token=token)
+    one_sentence(error, "that you may see", "`hf auth login`", "token=")
+
+
+@pytest.mark.parametrize("token", ["hf_stranger", False])
+def test_gated_backbone(hub, reference, empty_cache, token):
+    hub.repositories["lab/backbone"].gated = True
+    with pytest.raises(OSError, match="lab/backbone") as error:
+        MoEEModel.from_pretrained(reference, token=token)
+    one_sentence(error, "open only to those its authors have let in")
+
+
+def test_wrong_token(reference, empty_cache):
+    with pytest.raises(OSError, match=REFERENCE) as error:
+        MoEEModel.from_pretrained(reference, token="hf_mistyped")
+    one_sentence(error, "the Hub refuses the token")
+    config = MoEEConfig.from_pretrained(reference)
+    with pytest.raises(OSError, match="lab/backbone") as error:
+        MoEEModel.from_pretrained(reference, config=config, token="hf_mistyped")
+    one_sentence(error, "the Hub refuses the token")
+
+
+def test_moved_backbone(hub, backbone, reference, empty_cache, caplog):
+    hub.repositories["lab/new-name"] = hub.repositories.pop(backbone)
+    hub.moved[backbone] = "lab/new-name"
+    logging.getLogger("transformers").propagate = True
+    model = MoEEModel.from_pretrained(reference)
+    logging.getLogger("transformers").propagate = False
+    assert model.encode("A text.").shape == (288,)
+    assert "The backbone 'lab/backbone' is called 'lab/new-name' on the Hub now" in caplog.text
+
+
+def test_no_network_and_a_warm_cache(reference, no_network):
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    expected = MoEEModel.from_pretrained(reference).encode(TEXTS)
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    np.testing.assert_array_equal(MoEEModel.from_pretrained(reference).encode(TEXTS), expected)
+
+
+def test_no_network_and_a_cold_cache(reference, empty_cache, no_network):
+    with pytest.raises(OSError, match=REFERENCE) as error:
+        MoEEModel.from_pretrained(reference)
+    one_sentence(error, "the Hub cannot be reached")
+
+
+def test_no_network_and_the_backbone_not_in_the_cache(reference, empty_cache, no_network):
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    MoEEConfig.from_pretrained(reference)
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    with pytest.raises(OSError, match="lab/backbone") as error:
+        MoEEModel.from_pretrained(reference)
+    one_sentence(error, "the Hub cannot be reached", "the cache does not hold 'lab/backbone'")
+
+
+# ---------------------------------------------------------------------- hostile repositories
+
+
+def with_config(hub, **fields) -> None:
+    config = json.loads(hub.files(REFERENCE)["config.json"].content)
+    hub.add(REFERENCE, {"config.json": json.dumps(config | fields).encode()})
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secrets", "lab/../../secrets", "~/model", "C:\\model", "", 7])
+def test_a_path_in_place_of_a_repository(hub, reference, path):
+    with_config(hub, base_model_name_or_path=path)
+    with pytest.raises(ValueError, match="expected the id of a repository on the Hub"):
+        MoEEModel.from_pretrained(reference)
+
+
+def test_a_folder_of_the_same_name(reference, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("lab/backbone")
+    with pytest.raises(ValueError, match="is also a folder here"):
+        MoEEModel.from_pretrained(reference)
+
+
+@pytest.mark.parametrize("name", ["../../model.safetensors", "/tmp/model.safetensors", "adapter_model.bin"])
+def test_weights_outside_the_repository(hub, reference, name):
+    config = json.loads(hub.files(REFERENCE)["config.json"].content)["backbone_config"]
+    with_config(hub, backbone_config=config | {"transformers_weights": name})
+    with pytest.raises(ValueError, match="expected weights in safetensors files beside"):
+        MoEEModel.from_pretrained(reference)

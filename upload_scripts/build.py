@@ -1,0 +1,37 @@
+"""Build a complete Hub repository folder from a recipe in configs/."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from moee_hf.export import build
+from moee_hf.recipes import read_recipe
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", metavar="YAML", help="one of configs/*.yaml, or your own")
+    parser.add_argument("folder", metavar="FOLDER", help="a new folder")
+    parser.add_argument("--full", action="store_true", help="copy the weights too (default: refer to the backbone's)")
+    parser.add_argument("--repo-id", help="repository to publish it in (default: the recipe's)")
+    parser.add_argument("--device", default="cpu", help="where embeddings for the card are computed: cpu, cuda, auto")
+    arguments = parser.parse_args()
+    try:
+        recipe = read_recipe(arguments.recipe)
+        folder = build(
+            recipe,
+            arguments.folder,
+            reference=not arguments.full,
+            repo_id=arguments.repo_id,
+            device_map=arguments.device,
+        )
+    except (OSError, ValueError) as error:
+        print(f"build: {error}", file=sys.stderr)
+        return 1
+    print(f"{folder}: built")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

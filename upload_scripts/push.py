@@ -1,0 +1,32 @@
+"""Push a built folder to the Hub, in one commit; run it again to finish what was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from moee_hf.export import files_to_push, push
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", metavar="FOLDER", help="made by build.py")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--dry-run", action="store_true", help="list the files and their sizes, and push nothing")
+    arguments = parser.parse_args()
+    try:
+        if arguments.dry_run:
+            files = files_to_push(arguments.folder)
+            for name, size in [*files.items(), ("total", sum(files.values()))]:
+                print(f"{size:>15,}  {name}")
+            return 0
+        commit = push(arguments.folder, private=arguments.private or None)
+    except (OSError, ValueError) as error:
+        print(f"push: {error}", file=sys.stderr)
+        return 1
+    print(commit.commit_url)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
