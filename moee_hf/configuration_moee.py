@@ -7,13 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
 from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig, __version__
 
 from .configuration_deepseek import DeepseekConfig
 from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
-from .hub_moee import hub_errors
+from .hub_moee import hub_errors, is_repo_id
 from .prompts_moee import PROMPTS, check_template
 
 EMBEDDED = "embedded"
@@ -96,14 +94,13 @@ class MoEEConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         source = resolve_source(pretrained_model_name_or_path)
-        try:
-            with hub_errors(f"{source!r}: there is no such folder here, and ", source, kwargs.get("revision")):
-                config, kwargs = super().get_config_dict(source, **kwargs)
-        except HFValidationError as error:
+        if not os.path.exists(source) and not is_repo_id(source):
             raise OSError(
                 f"{source!r}: expected a folder with a config.json, or the id of a repository on the Hub, such as "
-                f"'allenai/OLMoE-1B-7B-0924'; no configuration could be read. {error}"
-            ) from error
+                "'allenai/OLMoE-1B-7B-0924'; there is no such folder."
+            )
+        with hub_errors(f"{source!r}: there is no such folder here, and ", source, kwargs.get("revision")):
+            config, kwargs = super().get_config_dict(source, **kwargs)
         if not config:
             raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")
         if config.get("model_type") != cls.model_type:
@@ -224,15 +221,12 @@ def _check_max_length(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a number of tokens >= 1, or None; got {value!r}.")
 
 
-def _check_repo_id(name: str, value: Any) -> None:
+def _check_repo_id(name: str, value: object) -> None:
     # never a path: a configuration from elsewhere shall not name files of this machine
-    try:
-        if value is not None:
-            validate_repo_id(value)
-    except HFValidationError:
+    if value is not None and not (isinstance(value, str) and is_repo_id(value)):
         raise ValueError(
             f"{name}: expected the id of a repository on the Hub, such as 'allenai/OLMoE-1B-7B-0924'; got {value!r}."
-        ) from None
+        )
 
 
 def _check_revision(name: str, value: object) -> None:

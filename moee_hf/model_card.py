@@ -33,8 +33,8 @@ _CARD = """\
 # {name}
 
 {backbone} as a text embedding model, without any training, after *Your Mixture-of-Experts LLM Is Secretly an
-Embedding Model For Free* ([arXiv 2410.10814](https://arxiv.org/abs/2410.10814)). An embedding joins the hidden state of
-a text (HS) and the routing weights of its mixture-of-experts layers (RW), both from one forward pass.
+Embedding Model For Free* ([arXiv 2410.10814](https://arxiv.org/abs/2410.10814)). An embedding joins the hidden state
+of a text (HS) and the routing weights of its mixture-of-experts layers (RW), both from one forward pass.
 
 {kind}
 

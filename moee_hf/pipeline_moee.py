@@ -57,7 +57,7 @@ class MoEEPipeline(Pipeline):
         return preprocess, forward, postprocess
 
     def preprocess(self, text: str, **prompt: Any) -> dict[str, torch.Tensor]:
-        return self.model.tokenize(text, **prompt)
+        return self.model.tokenize([text], **prompt)
 
     def _forward(self, batch: dict[str, torch.Tensor], **combination: Any) -> Any:
         return self.model(**batch, **combination)

@@ -389,8 +389,8 @@ def card_errors(content: str) -> list[str]:
         errors.append('"library_name" must be a string')
     bases = card.get("base_model", [])
     for base in [bases] if isinstance(bases, str) else bases:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)):
-            errors.append('"base_model" with value "{base}" is not valid. Use a model id from https://hf.co/models.')
+        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base)):
+            errors.append(f'"base_model" with value "{base}" is not valid. Use a model id from https://hf.co/models.')
     if card.get("base_model_relation", "finetune") not in ("finetune", "adapter", "quantized", "merge"):
         errors.append('"base_model_relation" must be one of finetune, adapter, quantized, merge')
     languages = card.get("language", [])

@@ -1,0 +1,321 @@
+"""Building, pushing and verifying over HTTP, and opening what was pushed in processes without this package."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TEXTS
+from hub import card_errors
+from huggingface_hub import HfApi, ModelCard
+
+from moee_hf import MoEEModel
+from moee_hf.export import build, files_to_push, push
+from moee_hf.recipes import read_recipe
+
+EMBEDDED = ROOT / "moee_hf" / "embedded"
+SCRIPTS = ROOT / "upload_scripts"
+BACKBONE = {path.name: path.read_bytes() for path in EMBEDDED.iterdir() if path.suffix != ".md"}
+STORAGES = ["lfs", "xet"]
+KINDS = ["reference", "full"]
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request, monkeypatch) -> str:
+    disabled = request.param == "lfs"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", disabled)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", str(int(disabled)))
+    return request.param
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+def recipe_file(folder: Path, **changes) -> Path:
+    recipe = {
+        "repo_id": "published",
+        "base_model_name_or_path": "lab/backbone",
+        "base_model_revision": "main",
+        "license": "apache-2.0",
+        "language": "en",
+        "alpha": 0.5,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in (recipe | changes).items() if value is not None}))
+    return path
+
+
+@pytest.fixture
+def recipe(hub, tmp_path) -> Path:
+    """A recipe whose backbone is in a repository of the Hub."""
+    hub.add("lab/backbone", BACKBONE)
+    return recipe_file(tmp_path)
+
+
+@pytest.fixture
+def built(recipe, tmp_path) -> Path:
+    return build(read_recipe(recipe), tmp_path / "built", reference=True)
+
+
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess:
+    """Run a Python script in a process of its own, away from this checkout."""
+    environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore"} | environment
+    return subprocess.run(
+        [sys.executable, "-P", *map(str, command)],
+        cwd=os.path.expanduser("~"),
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path):
+    folder = tmp_path / "built"
+    done = run(SCRIPTS / "build.py", recipe, folder, *(["--full"] if kind == "full" else []))
+    assert done.returncode == 0, done.stderr
+    done = run(SCRIPTS / "push.py", folder)
+    assert done.returncode == 0, done.stderr
+    assert f"/author/published/commit/{hub.head('author/published')}" in done.stdout
+    assert hub.requests("xet-write-token") if storage == "xet" else hub.requests("^PUT /lfs/")
+    pushed = hub.files("author/published")
+    assert set(pushed) == {".gitattributes"} | {path.name for path in folder.iterdir()}
+    assert ("model.safetensors" in pushed) == (kind == "full")
+
+    done = run(SCRIPTS / "verify.py", "author/published", "--tolerance", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("max difference 0.0e+00") == 5
+    assert hub.head("author/published") in done.stdout
+
+    del hub.log[:]
+    head = hub.head("author/published")
+    push(folder)
+    assert hub.head("author/published") == head
+    assert not hub.requests("^PUT|/commit/")
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_every_way_in_gives_the_same_vectors(hub, recipe, kind, place, tmp_path):
+    folder = build(read_recipe(recipe), tmp_path / "built", reference=kind == "reference")
+    if place == "hub":
+        push(folder)
+    repo = "author/published" if place == "hub" else folder
+    done = run(Path(__file__).with_name("stranger.py"), repo, json.dumps(TEXTS), tmp_path / "vectors.npz")
+    assert done.returncode == 0, done.stderr
+    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32, alpha=0.5)
+    with np.load(tmp_path / "vectors.npz") as vectors:
+        assert len(vectors) == 16
+        for name, got in vectors.items():
+            expected = np.stack([model.encode(text, combination=name.split()[-1]) for text in TEXTS])
+            assert np.abs(got - expected).max() < 1e-6, name
+
+
+def test_an_interrupted_push_leaves_the_repository_as_it_was(hub, recipe, storage, tmp_path):
+    first = build(read_recipe(recipe), tmp_path / "first", reference=True)
+    push(first)
+    head, files = hub.head("author/published"), hub.files("author/published")
+    second = build(read_recipe(recipe_file(tmp_path, alpha=0.9)), tmp_path / "second", reference=False)
+
+    process = subprocess.Popen([sys.executable, SCRIPTS / "push.py", second], stderr=subprocess.DEVNULL)
+    fatal = r"^PUT /lfs/" if storage == "lfs" else r"^POST /api/models/author/published/commit/"
+    count = 2 if storage == "lfs" else 1
+    del hub.log[:]
+
+    def kill(request):
+        if len(hub.requests(fatal)) == count:
+            hub.before = lambda request: None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            raise ConnectionAbortedError
+
+    hub.before = kill
+    assert process.wait(timeout=120) == -signal.SIGKILL
+    assert hub.head("author/published") == head
+    assert hub.files("author/published") == files
+
+    del hub.log[:]
+    push(second)
+    assert hub.files("author/published")["model.safetensors"].size == (second / "model.safetensors").stat().st_size
+    if storage == "lfs":  # the first file of the interrupted push is there already
+        assert len(hub.requests("^PUT /lfs/")) == 1
+
+
+def test_dry_run(built):
+    done = run(SCRIPTS / "push.py", "--dry-run", built, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    for path in built.iterdir():
+        assert re.search(rf"{path.stat().st_size:,}  {re.escape(path.name)}$", done.stdout, re.MULTILINE)
+    assert done.stdout.rstrip().endswith(f"{sum(path.stat().st_size for path in built.iterdir()):,}  total")
+
+
+def test_the_card_may_be_edited_and_nothing_else(hub, built):
+    card = built / "README.md"
+    card.write_text(card.read_text() + "\nMore about it.\n")
+    push(built)
+    assert b"More about it." in hub.files("author/published")["README.md"].content
+    (built / "notes.txt").write_text("private")
+    config = built / "config.json"
+    config.write_text(config.read_text().replace('"alpha": 0.5', '"alpha": 0.7'))
+    (built / "handler.py").unlink()
+    head = hub.head("author/published")
+    with pytest.raises(ValueError, match=r"removed since: config\.json, handler\.py, notes\.txt"):
+        push(built)
+    assert hub.head("author/published") == head
+
+
+def test_no_licence_no_push(recipe, tmp_path):
+    folder = build(read_recipe(recipe_file(tmp_path, license=None)), tmp_path / "built")
+    with pytest.raises(ValueError, match="expected a licence"):
+        push(folder)
+
+
+def test_no_pinned_backbone_no_push(built):
+    config = json.loads((built / "config.json").read_text())
+    (built / "config.json").write_text(json.dumps(config | {"base_model_revision": "main"}))
+    record = json.loads((built / "moee_build.json").read_text())
+    record["sha256"]["config.json"] = hashlib.sha256((built / "config.json").read_bytes()).hexdigest()
+    (built / "moee_build.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="pinned to a commit; got 'main'"):
+        push(built)
+
+
+def test_a_folder_of_another_make(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a folder made by build; it has no moee_build\.json"):
+        push(tmp_path)
+
+
+def test_another_model_is_not_replaced(hub, built):
+    hub.add("author/published", BACKBONE)
+    with pytest.raises(ValueError, match="it holds a model of type 'olmoe', which is not replaced"):
+        push(built)
+    assert hub.files("author/published").keys() == BACKBONE.keys()
+
+
+def test_weights_of_an_earlier_build_are_removed(hub, recipe, tmp_path):
+    push(build(read_recipe(recipe), tmp_path / "full", reference=False))
+    assert "model.safetensors" in hub.files("author/published")
+    push(build(read_recipe(recipe), tmp_path / "reference", reference=True))
+    assert "model.safetensors" not in hub.files("author/published")
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("hf_mistyped", "the Hub refuses the token"), ("hf_stranger", "has no right to this")],
+)
+def test_whoever_may_not_push(built, token, message):
+    done = run(SCRIPTS / "push.py", built, HF_TOKEN=token)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("push: ")
+    assert message in done.stderr
+
+
+def test_builds_are_equal_to_the_byte(recipe, tmp_path):
+    one, two = (build(read_recipe(recipe), tmp_path / name) for name in ("one", "two"))
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+
+
+def test_build_offline_of_a_backbone_that_is_not_on_the_hub(tmp_path):
+    done = run(SCRIPTS / "build.py", ROOT / "configs" / "embedded.yaml", tmp_path / "b", "--full", "--repo-id", "me/m")
+    assert done.returncode == 0, done.stderr
+    assert run(SCRIPTS / "verify.py", tmp_path / "b", "--tolerance", "0").returncode == 0
+    done = run(SCRIPTS / "build.py", ROOT / "configs" / "embedded.yaml", tmp_path / "c", "--repo-id", "me/m")
+    assert done.returncode == 1
+    assert "save_reference: expected a backbone in the root of a repository on the Hub" in done.stderr
+
+
+def test_build_does_not_write_over_anything(built, recipe):
+    before = {path.name: path.read_bytes() for path in built.iterdir()}
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
+        build(read_recipe(recipe), built)
+    assert {path.name: path.read_bytes() for path in built.iterdir()} == before
+
+
+def test_no_name_without_a_namespace(recipe, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(ValueError, match="expected 'namespace/published'"):
+        build(read_recipe(recipe), tmp_path / "b")
+
+
+def test_verify_notices(built, tmp_path):
+    config = built / "config.json"
+    config.write_text(config.read_text().replace('"alpha": 0.5', '"alpha": 0.7'))
+    done = run(SCRIPTS / "verify.py", built)
+    assert done.returncode == 1
+    assert re.search(r"sum +8 texts, max difference [1-9]", done.stdout)
+
+
+# ---------------------------------------------------------------------- the card
+
+
+def test_card(hub, built, kind):
+    text = (built / "README.md").read_text()
+    assert card_errors(text) == []
+    card = ModelCard(text)
+    card.validate()  # asks the Hub
+    assert hub.requests("POST /api/validate-yaml")
+    data = card.data
+    assert (data.license, data.base_model, data.language) == ("apache-2.0", "lab/backbone", "en")
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    model = MoEEModel.from_pretrained("embedded", alpha=0.5)
+    for example in data.widget:
+        embeddings = model.encode([example["source_sentence"], *example["sentences"]])
+        expected = model.similarity(embeddings[:1], embeddings[1:])[0].tolist()
+        assert [label["label"] for label in example["output"]] == example["sentences"]
+        assert [label["score"] for label in example["output"]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_usages_of_the_card_run(hub, built, tmp_path):
+    push(built)
+    usages = re.findall(r"```python\n(.*?)```", (built / "README.md").read_text(), re.DOTALL)
+    assert len(usages) == 3
+    script = tmp_path / "usages.py"
+    script.write_text("import sys\nsys.modules['moee_hf'] = None\n" + "\n".join(usages) + "print(len(embedding))\n")
+    done = run(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("288")
+
+
+def test_the_validator_can_refuse():
+    card = "---\nlicense: none-of-these\npipeline_tag: embed\nbase_model: ../x\nwidget:\n- txt: a\n---\n"
+    assert len(card_errors(card)) == 5
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes(path):
+    recipe = read_recipe(path)
+    assert recipe.license or path.stem == "embedded"
+    fields = {key: getattr(recipe, key) for key in ("license", "license_name", "license_link", "language")}
+    metadata = {key: value for key, value in fields.items() if value is not None}
+    assert card_errors(f"---\n{yaml.safe_dump(metadata)}\n---\n") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alhpa": 1.0}, "expected keys among .*; got 'alhpa'"),
+        ({"alpha": -1.0}, r"recipe\.yaml: MoEEConfig\.alpha"),
+        ({"backbone_config": {}}, "got 'backbone_config'"),
+        ({"repo_id": None}, "expected repo_id, the id of a repository; got None"),
+        ({"base_model_name_or_path": "../x"}, "expected the id of a repository on the Hub"),
+    ],
+)
+def test_recipes_that_are_wrong(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_recipe(recipe_file(tmp_path, **changes))
+
+
+def test_files_to_push_needs_no_network(built, monkeypatch):
+    monkeypatch.setattr(HfApi, "__init__", None)
+    assert files_to_push(built)["config.json"] == (built / "config.json").stat().st_size
