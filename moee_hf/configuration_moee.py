@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConf
 
 from .configuration_deepseek import DeepseekConfig
 from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
-from .hub_moee import hub_errors, is_repo_id
+from .hub_moee import REVISION_KWARGS, hub_errors, is_repo_id, resolve_commit
 from .prompts_moee import PROMPTS, check_template
 
 EMBEDDED = "embedded"
@@ -94,12 +94,9 @@ class MoEEConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         source = resolve_source(pretrained_model_name_or_path)
-        if not os.path.exists(source) and not is_repo_id(source):
-            raise OSError(
-                f"{source!r}: expected a folder with a config.json, or the id of a repository on the Hub, such as "
-                "'allenai/OLMoE-1B-7B-0924'; there is no such folder."
-            )
-        with hub_errors(f"{source!r}: there is no such folder here, and ", source, kwargs.get("revision")):
+        revision = {name: kwargs[name] for name in REVISION_KWARGS if name in kwargs}
+        kwargs["revision"] = resolve_commit(source, **revision)
+        with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
             config, kwargs = super().get_config_dict(source, **kwargs)
         if not config:
             raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from . import __version__
 from .configuration_moee import resolve_source
 from .functional_moee import COMBINATIONS
-from .hub_moee import hub_errors
+from .hub_moee import hub_errors, resolve_commit
 from .model_card import EXAMPLES, model_card
 from .modeling_moee import MoEEModel
 from .recipes import Recipe
@@ -59,8 +59,8 @@ def build(
         raise ValueError(f"{folder}: expected a new or empty folder to build in; it holds files.")
     repo_id = _with_namespace(repo_id or recipe.repo_id, token)
     fields = {key: value for key, value in recipe.config.items() if not key.startswith("base_model_")}
-    local = os.path.isdir(resolve_source(recipe.backbone))
-    commit = None if local else _commit(recipe.backbone, recipe.config.get("base_model_revision"), token)
+    revision = recipe.config.get("base_model_revision")
+    commit = resolve_commit(resolve_source(recipe.backbone), "build: ", revision=revision, token=token)
     model = MoEEModel.from_pretrained(recipe.backbone, revision=commit, token=token, **fields, **kwargs)
     if reference:
         model.save_reference(folder)
@@ -78,7 +78,7 @@ def build(
     (folder / "README.md").write_text(card, encoding="utf-8")
     record = {
         "repo_id": repo_id,
-        "base_model": None if local else recipe.backbone,
+        "base_model": recipe.backbone if commit else None,
         "base_model_revision": commit,
         "versions": {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
         "sha256": _digests(folder),
@@ -171,11 +171,6 @@ def _with_namespace(repo_id: str, token: str | None) -> str:
                 f"repo_id: expected 'namespace/{repo_id}', or a token whose user is the namespace; got {repo_id!r} "
                 f"and no user ({error}). Name the repository in full."
             ) from error
-
-
-def _commit(repo_id: str, revision: str | None, token: str | None) -> str:
-    with hub_errors("build: ", repo_id, revision):
-        return HfApi().resolve_revision(repo_id, revision=revision, token=token).resolved
 
 
 def _requirements() -> Iterable[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -20,6 +22,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+REVISION_KWARGS = ("cache_dir", "local_files_only", "revision", "token")
 
 
 def is_repo_id(value: str) -> bool:
@@ -85,6 +90,45 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def resolve_commit(
+    source: str,
+    what: str | None = None,
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> str | None:
+    """Return the commit of a branch or tag, so that all files come from that one; None for a folder.
+
+    Args:
+        source: Folder or Hub id.
+        what: Beginning of the message of an error.
+        revision: Branch, tag or commit. None: the newest.
+        token: As in `from_pretrained`, here and below.
+        cache_dir: Where to look if the Hub cannot be asked.
+        local_files_only: Whether not to ask the Hub.
+
+    Raises:
+        OSError: If there is no such folder or repository, or the Hub cannot say.
+    """
+    if os.path.exists(source):
+        return None
+    if not is_repo_id(source):
+        raise OSError(
+            f"{source!r}: expected a folder with a config.json, or the id of a repository on the Hub, such as "
+            "'allenai/OLMoE-1B-7B-0924'; there is no such folder."
+        )
+    with hub_errors(what or f"{source!r}: there is no such folder here, and ", source, revision):
+        return (
+            HfApi()
+            .resolve_revision(
+                source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            )
+            .resolved
+        )
 
 
 def warn_if_moved(repo_id: str, token: bool | str | None = None) -> None:

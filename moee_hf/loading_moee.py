@@ -8,19 +8,16 @@ import threading
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
-from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
-from transformers.utils import PushToHubMixin, cached_file
-from transformers.utils.hub import resolve_revision
+from transformers.utils import PushToHubMixin
 
 from .configuration_moee import MoEEConfig, resolve_config, resolve_source
-from .hub_moee import hub_errors
+from .hub_moee import HUB_KWARGS, REVISION_KWARGS, resolve_commit
 from .prompts_moee import load_tokenizer
-from .repository_moee import STATISTICS_NAME, write_repository
+from .repository_moee import read_statistics, write_repository
 from .routing_moee import backbone_class
-from .weights_moee import HUB_KWARGS, REVISION_KWARGS, load_backbone
+from .weights_moee import load_backbone
 
 # the fields of MoEEConfig that a caller chooses; the others are found in the backbone or set with the statistics
 CHOICES = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated"}
@@ -74,7 +71,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
         revision = {name: hub_kwargs[name] for name in REVISION_KWARGS if name in hub_kwargs}
-        kwargs["revision"] = hub_kwargs["revision"] = resolve_revision(source, **revision)
+        kwargs["revision"] = hub_kwargs["revision"] = resolve_commit(source, **revision)
         fields = {name: kwargs.pop(name) for name in CHOICES if name in kwargs}
         config = resolve_config(source if config is None else config, **hub_kwargs)
         for name, value in fields.items():
@@ -84,7 +81,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         config.name_or_path = source
         model = cls(config, backbone).eval()
         if config.calibrated:
-            model.set_statistics(**load_file(cached_file(source, STATISTICS_NAME, **hub_kwargs)))
+            model.set_statistics(**read_statistics(source, **hub_kwargs))
         model.hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
         return (model, info) if output_loading_info else model
 
@@ -155,8 +152,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
                 "save_reference: expected a backbone in the root of a repository on the Hub; this one comes from "
                 f"{base or 'memory'!r}. Name the repository with exactly these weights: base_model_name_or_path=..."
             )
-        with hub_errors("save_reference: ", base, revision):
-            commit = HfApi().resolve_revision(base, revision=revision, token=self.hub_kwargs.get("token")).resolved
+        token = self.hub_kwargs.get("token")
+        commit = resolve_commit(base, "save_reference: ", revision=revision, token=token)
         config.base_model_name_or_path, config.base_model_revision = base, commit
         quantizer = getattr(self.model, "hf_quantizer", None)
         if quantizer is not None and not quantizer.pre_quantized:

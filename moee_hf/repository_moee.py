@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from .configuration_moee import MoEEConfig
 from .prompts_moee import PROMPTS, TokenizerNotFoundError
@@ -48,6 +50,25 @@ def write_repository(model: Any, config: MoEEConfig, folder: str | os.PathLike[s
         logger.warning(f"{folder}: saved without a tokenizer. {error}")
     for name, content in _sentence_transformers_files(config).items():
         Path(folder, name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
+    """Read the statistics of a calibrated model, from a folder or the Hub.
+
+    Raises:
+        ValueError: If they are not there, or damaged.
+    """
+    path = cached_file(source, STATISTICS_NAME, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+    try:
+        if path is not None:
+            return load_file(path)
+        problem = "there is no such file"
+    except SafetensorError as error:
+        problem = f"it cannot be read ({error})"
+    raise ValueError(
+        f"{source}: expected the statistics of a calibrated model in {STATISTICS_NAME}; {problem}. Fetch the "
+        "repository anew, or set calibrated and standardize to false in its config.json."
+    )
 
 
 def _sentence_transformers_files(config: MoEEConfig) -> dict[str, Any]:

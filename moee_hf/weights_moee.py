@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
-from transformers.utils.hub import resolve_revision
+from transformers.utils import cached_file
 
 from .configuration_moee import MoEEConfig
-from .hub_moee import hub_errors, warn_if_moved
+from .hub_moee import HUB_KWARGS, REVISION_KWARGS, hub_errors, resolve_commit, warn_if_moved
 from .routing_moee import backbone_class
-
-HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-REVISION_KWARGS = ("cache_dir", "local_files_only", "revision", "token")
 
 
 def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -45,7 +42,8 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTr
             )
         kwargs.pop("subfolder", None)
         revision = {name: kwargs[name] for name in REVISION_KWARGS if name in kwargs}
-        kwargs["revision"] = resolve_revision(source, **revision | {"revision": config.base_model_revision})
+        revision["revision"] = config.base_model_revision
+        kwargs["revision"] = resolve_commit(source, f"{source!r}, the backbone: ", **revision)
         warn_if_moved(source, kwargs.get("token"))
     if kwargs.setdefault("use_safetensors", True) is not True:
         raise ValueError("use_safetensors: expected True, as pickled weights are never read; got False.")
@@ -53,16 +51,10 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTr
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]):
-            _check_shards(source, config.backbone_config, **kwargs)
-            try:
-                backbone, info = backbone_class(config.backbone_config).from_pretrained(
-                    source, config=config.backbone_config, **kwargs
-                )
-            except OSError:
-                # transformers takes files that it cannot reach for files that are not there
-                if not os.path.exists(source):
-                    HfApi().model_info(source, revision=kwargs["revision"], token=kwargs.get("token"))
-                raise
+            _check_files(source, config.backbone_config, **kwargs)
+            backbone, info = backbone_class(config.backbone_config).from_pretrained(
+                source, config=config.backbone_config, **kwargs
+            )
     except SafetensorError as error:
         raise ValueError(
             f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
@@ -82,15 +74,31 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTr
     return backbone, info
 
 
-def _check_shards(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:
-    # an index of shards may name files of any kind, anywhere
-    index_name = SAFE_WEIGHTS_INDEX_NAME if variant is None else f"model.safetensors.index.{variant}.json"
-    name = getattr(config, "transformers_weights", None) or index_name
-    names = [name]
-    if name.endswith(".json"):
-        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
-        index = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
-        names = [] if index is None else json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-    for shard in names:
-        if not shard.endswith(".safetensors") or Path(shard).is_absolute() or ".." in Path(shard).parts:
-            raise ValueError(f"{source}: expected weights in safetensors files beside {name}; it names {shard!r}.")
+def _check_files(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:
+    # transformers would look for pickled weights, have a service convert them, or follow an index anywhere
+    if kwargs.get("gguf_file") is not None:
+        return
+    hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+    infix = "" if variant is None else f".{variant}"
+    names = [f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"]
+    if named := getattr(config, "transformers_weights", None):
+        _check_names(source, "config.json", [named], (".safetensors", ".safetensors.index.json"))
+        names = [named]
+    for name in names:
+        if path := cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub_kwargs):
+            if name.endswith(".json"):
+                index = json.loads(Path(path).read_text(encoding="utf-8"))
+                _check_names(source, name, index["weight_map"].values(), ".safetensors")
+            return
+    if not os.path.isdir(source):  # a file that cannot be reached looks like one that is not there
+        HfApi().model_info(source, revision=kwargs["revision"], token=kwargs.get("token"))
+    raise OSError(
+        f"{source}: expected weights in safetensors; there is no {' and no '.join(names)}. Pickled weights are never "
+        "read: convert them, for instance with transformers' save_pretrained, where you trust them."
+    )
+
+
+def _check_names(source: str, where: str, names: Iterable[str], endings: str | tuple[str, ...]) -> None:
+    for name in names:
+        if not name.endswith(endings) or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{source}: expected weights in safetensors files beside {where}; it names {name!r}.")
