@@ -91,7 +91,7 @@ import sys
 
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "moee_hf":
+        if name.split(".")[0] in ("moee_hf", "sentence_transformers"):
             raise ModuleNotFoundError(f"No module named {{name!r}}")
 
 sys.meta_path.insert(0, Hidden())

@@ -48,10 +48,24 @@ def test_save_example_runs(monkeypatch, tmp_path):
     """In the package's own process no remote code is loaded; the other process is tested with the checkpoints."""
     monkeypatch.chdir(tmp_path)
     example = next(
-        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "save_pretrained" in block
+        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "save_pretrained(" in block
     )
     exec("from moee_hf import MoEEModel\nmodel = MoEEModel.from_pretrained('embedded')\n" + example)
     assert (tmp_path / "my-moee-model" / "model.safetensors").is_file()
+
+
+def test_offline_trial_of_publishing(tmp_path):
+    (trial,) = (block for block in BASH if "configs/embedded.yaml" in block)
+    for command in trial.split(" && "):
+        python, *arguments = shlex.split(command)
+        assert python == "python"
+        arguments = [str(ROOT / name) if (ROOT / name).is_file() else name for name in arguments]
+        subprocess.run([sys.executable, *arguments], check=True, cwd=tmp_path)
+
+
+def test_recipes_and_scripts_that_are_named_exist():
+    for path in re.findall(r"\b(?:upload_scripts|configs)/[\w.-]+", README):
+        assert (ROOT / path).exists()
 
 
 def test_backbones_are_generated():
