@@ -73,7 +73,10 @@ class MoEEPreTrainedModel(PreTrainedModel):
         revision = {name: hub_kwargs[name] for name in REVISION_KWARGS if name in hub_kwargs}
         kwargs["revision"] = hub_kwargs["revision"] = resolve_commit(source, **revision)
         fields = {name: kwargs.pop(name) for name in CHOICES if name in kwargs}
-        config = resolve_config(source if config is None else config, **hub_kwargs)
+        if config is None:
+            config = resolve_config(source, **hub_kwargs)
+        else:  # of another place, if it is a place, so not of this commit
+            config = resolve_config(config, **hub_kwargs | {"revision": None})
         for name, value in fields.items():
             setattr(config, name, value)
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
