@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConf
 
 from .configuration_deepseek import DeepseekConfig
 from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
-from .hub_moee import REVISION_KWARGS, hub_errors, is_repo_id, resolve_commit
+from .hub_moee import hub_errors, is_repo_id, resolve_commit
 from .prompts_moee import PROMPTS, check_template
 
 EMBEDDED = "embedded"
@@ -94,12 +94,12 @@ class MoEEConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         source = resolve_source(pretrained_model_name_or_path)
-        revision = {name: kwargs[name] for name in REVISION_KWARGS if name in kwargs}
-        kwargs["revision"] = resolve_commit(source, **revision)
+        kwargs["revision"] = resolve_commit(source, **kwargs)
         with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
             config, kwargs = super().get_config_dict(source, **kwargs)
-        if not config:
-            raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")
+        if not config or not isinstance(config, dict):
+            got = "there is none in it" if config == {} else f"it holds {config!r}"
+            raise OSError(f"{source!r}: expected a folder with a config.json, a mapping; {got}.")
         if config.get("model_type") != cls.model_type:
             config = {"model_type": cls.model_type, "backbone_config": config}
         return config, kwargs

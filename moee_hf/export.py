@@ -14,21 +14,27 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import CommitInfo, HfApi, ModelCard, hf_hub_download
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    ModelInfo,
+    hf_hub_download,
+)
+from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.torch import save_file
 
 from . import __version__
-from .configuration_moee import resolve_source
 from .functional_moee import COMBINATIONS
-from .hub_moee import hub_errors, resolve_commit
+from .hub_moee import hub_errors
 from .model_card import EXAMPLES, model_card
 from .modeling_moee import MoEEModel
 from .recipes import Recipe
 
 BUILD_NAME = "moee_build.json"
 VERIFICATION_NAME = "verification.safetensors"
-# weights of an earlier build that this one does not have
-_OUTDATED = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def build(
@@ -58,10 +64,10 @@ def build(
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: expected a new or empty folder to build in; it holds files.")
     repo_id = _with_namespace(repo_id or recipe.repo_id, token)
-    fields = {key: value for key, value in recipe.config.items() if not key.startswith("base_model_")}
-    revision = recipe.config.get("base_model_revision")
-    commit = resolve_commit(resolve_source(recipe.backbone), "build: ", revision=revision, token=token)
-    model = MoEEModel.from_pretrained(recipe.backbone, revision=commit, token=token, **fields, **kwargs)
+    base = recipe.base_model_name_or_path
+    kwargs |= recipe.config
+    model = MoEEModel.from_pretrained(base, revision=recipe.base_model_revision, token=token, **kwargs)
+    commit = None if model._origin is None else model._origin[1]
     if reference:
         model.save_reference(folder)
     else:
@@ -78,8 +84,9 @@ def build(
     (folder / "README.md").write_text(card, encoding="utf-8")
     record = {
         "repo_id": repo_id,
-        "base_model": recipe.backbone if commit else None,
+        "base_model": base if commit else None,
         "base_model_revision": commit,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
         "sha256": _digests(folder),
     }
@@ -142,35 +149,47 @@ def push(
     files = files_to_push(folder)
     repo_id = json.loads(Path(folder, BUILD_NAME).read_text(encoding="utf-8"))["repo_id"]
     api = HfApi(token=token)
-    with hub_errors("push: ", repo_id):
+    with hub_errors(f"{repo_id}: ", repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True)
-        if api.file_exists(repo_id, "config.json"):
-            config = json.loads(Path(hf_hub_download(repo_id, "config.json", token=token)).read_text(encoding="utf-8"))
-            if config.get("model_type") != "moee":
-                raise ValueError(
-                    f"{repo_id}: expected a new repository, or one with a MoEE model; it holds a model of type "
-                    f"{config.get('model_type')!r}, which is not replaced. Build for another repository."
-                )
-        return api.upload_folder(
-            repo_id=repo_id,
-            folder_path=Path(folder),
-            allow_patterns=list(files),
-            delete_patterns=_OUTDATED,
+        head = api.model_info(repo_id)
+        outdated = _built_before(repo_id, head, token) - files.keys()
+        # one commit on top of what was just seen, or none
+        return api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, Path(folder, name)) for name in files),
+                *(CommitOperationDelete(name) for name in sorted(outdated)),
+            ],
             commit_message=f"MoEE model built by moee_hf {__version__}",
+            parent_commit=head.sha,
         )
+
+
+def _built_before(repo_id: str, head: ModelInfo, token: str | None) -> set[str]:
+    """The files of an earlier build that are in the repository, which may hold no other model."""
+    present = {file.rfilename for file in head.siblings or []} - {".gitattributes", "README.md"}
+    if not present:
+        return set()
+    if BUILD_NAME not in present:
+        raise ValueError(
+            f"{repo_id}: expected an empty repository, or one pushed by these scripts; it holds "
+            f"{', '.join(sorted(present)[:3])}, which are not replaced. Build for another repository."
+        )
+    build = hf_hub_download(repo_id, BUILD_NAME, revision=head.sha, token=token)
+    return present & json.loads(Path(build).read_text(encoding="utf-8"))["sha256"].keys()
 
 
 def _with_namespace(repo_id: str, token: str | None) -> str:
     if "/" in repo_id:
         return repo_id
-    with hub_errors(f"{repo_id}: no namespace is given, and ", repo_id):
-        try:
+    try:
+        with hub_errors(f"{repo_id}: no namespace is given, and ", repo_id):
             return f"{HfApi().whoami(token=token)['name']}/{repo_id}"
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"repo_id: expected 'namespace/{repo_id}', or a token whose user is the namespace; got {repo_id!r} "
-                f"and no user ({error}). Name the repository in full."
-            ) from error
+    except LocalTokenNotFoundError as error:
+        raise ValueError(
+            f"repo_id: expected 'namespace/{repo_id}', or a token whose user is the namespace; got {repo_id!r} and no "
+            "token. Name the repository in full, or log in with `hf auth login`."
+        ) from error
 
 
 def _requirements() -> Iterable[str]:

@@ -36,7 +36,10 @@ class EndpointHandler:
         if "inputs" not in data:
             raise ValueError(f"request: expected 'inputs'; got {sorted(data)}.")
         options = {key: value for key, value in data.items() if key not in ("inputs", "parameters")}
-        options |= data.get("parameters") or {}
+        parameters = data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(f"parameters: expected a mapping; got {parameters!r}.")
+        options |= parameters
         options = {key: value for key, value in options.items() if value is not None}
         if options.pop("truncate", True) is not True or options.pop("truncation_direction", "right") != "right":
             raise ValueError("truncate: expected true, and truncation_direction 'right': long texts lose their end.")
@@ -45,10 +48,16 @@ class EndpointHandler:
         options["normalize_embeddings"] = options.pop("normalize", False)
         inputs = data["inputs"]
         if isinstance(inputs, dict):
-            if inputs.keys() != {"source_sentence", "sentences"} or isinstance(inputs["sentences"], str):
+            if inputs.keys() != {"source_sentence", "sentences"} or not isinstance(inputs["sentences"], list):
                 raise ValueError(
-                    f"inputs: expected 'source_sentence', a text, and 'sentences', several; got {sorted(inputs)}."
+                    f"inputs: expected 'source_sentence', a text, and 'sentences', several; got {inputs!r}."
                 )
-            embeddings = self.model.encode([inputs["source_sentence"], *inputs["sentences"]], **options)
+            embeddings = self._encode([inputs["source_sentence"], *inputs["sentences"]], options)
             return self.model.similarity(embeddings[:1], embeddings[1:])[0].tolist()
-        return self.model.encode([inputs] if isinstance(inputs, str) else inputs, **options).tolist()
+        return self._encode([inputs] if isinstance(inputs, str) else inputs, options).tolist()
+
+    def _encode(self, texts: Any, options: dict[str, Any]) -> Any:
+        try:
+            return self.model.encode(texts, **options)
+        except TypeError as error:  # of a text; an endpoint answers 400 to a ValueError
+            raise ValueError(str(error)) from error

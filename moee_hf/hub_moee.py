@@ -1,4 +1,4 @@
-"""Why something could not be had from the Hub, in one sentence."""
+"""What the Hub has, and where it does not give it, why, in one sentence."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -18,13 +20,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
+from huggingface_hub.file_download import _CACHED_NO_EXIST
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-REVISION_KWARGS = ("cache_dir", "local_files_only", "revision", "token")
 
 
 def is_repo_id(value: str) -> bool:
@@ -83,13 +85,15 @@ def _reason(error: BaseException, repo_id: str, revision: str | None) -> str | N
             f"the Hub cannot be reached (no network, or offline mode) and the cache does not hold {repo_id!r} at "
             f"revision {revision or 'main'!r}; load it once with a network."
         )
+    if status is not None:
+        return f"the Hub answers with status {status} for {repo_id!r}; try again later."
     return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
 def resolve_commit(
@@ -100,6 +104,7 @@ def resolve_commit(
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    **_: Any,
 ) -> str | None:
     """Return the commit of a branch or tag, so that all files come from that one; None for a folder.
 
@@ -109,7 +114,7 @@ def resolve_commit(
         revision: Branch, tag or commit. None: the newest.
         token: As in `from_pretrained`, here and below.
         cache_dir: Where to look if the Hub cannot be asked.
-        local_files_only: Whether not to ask the Hub.
+        local_files_only: Whether not to ask the Hub. Other arguments for the Hub are not read.
 
     Raises:
         OSError: If there is no such folder or repository, or the Hub cannot say.
@@ -131,10 +136,54 @@ def resolve_commit(
         )
 
 
-def warn_if_moved(repo_id: str, token: bool | str | None = None) -> None:
+def optional_file(
+    source: str,
+    name: str,
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    **_: Any,
+) -> Path | None:
+    """Return the path of a file of a folder or repository; None if it is certain that there is none.
+
+    Raises:
+        OSError: If the file cannot be had, or it cannot be known whether there is one.
+    """
+    if os.path.isdir(source):
+        path = Path(source, subfolder, name)
+        return path if path.is_file() else None
+    name = f"{subfolder}/{name}" if subfolder else name
+    known = try_to_load_from_cache(source, name, revision=revision, cache_dir=cache_dir)
+    if known is _CACHED_NO_EXIST and not force_download:
+        return None
+    with hub_errors(f"{source!r}: ", source, revision):
+        try:
+            downloaded = hf_hub_download(
+                source,
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+            return Path(downloaded)
+        except LocalEntryNotFoundError:  # which says nothing about the repository
+            raise
+        except EntryNotFoundError:
+            return None
+
+
+def warn_if_moved(repo_id: str, *, token: bool | str | None = None, local_files_only: bool = False, **_: Any) -> None:
     """Log one warning if the Hub knows the repository by another name now; say nothing if it cannot be asked."""
+    if local_files_only:
+        return
     try:
-        name = HfApi().model_info(repo_id, token=token, expand=["sha"]).id
+        name = HfApi().model_info(repo_id, token=token, timeout=10).id
     except Exception:  # whatever it is, loading the weights will report it, or find them in the cache
         return
     if name != repo_id:

@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import PushToHubMixin
 
 from .configuration_moee import MoEEConfig, resolve_config, resolve_source
-from .hub_moee import HUB_KWARGS, REVISION_KWARGS, resolve_commit
+from .hub_moee import HUB_KWARGS, resolve_commit
 from .prompts_moee import load_tokenizer
 from .repository_moee import read_statistics, write_repository
 from .routing_moee import backbone_class
@@ -35,7 +35,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
-    hub_kwargs: dict[str, Any]
+    _hub_kwargs: dict[str, Any]
+    _origin: tuple[str, str | None] | None
     _tokenizer: PreTrainedTokenizerBase | None
 
     @classmethod
@@ -68,10 +69,9 @@ class MoEEPreTrainedModel(PreTrainedModel):
             ValueError: If the checkpoint lacks weights of the backbone.
         """
         source = resolve_source(pretrained_model_name_or_path)
-        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
-        revision = {name: hub_kwargs[name] for name in REVISION_KWARGS if name in hub_kwargs}
-        kwargs["revision"] = hub_kwargs["revision"] = resolve_commit(source, **revision)
+        kwargs["revision"] = resolve_commit(source, **kwargs)
+        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         fields = {name: kwargs.pop(name) for name in CHOICES if name in kwargs}
         if config is None:
             config = resolve_config(source, **hub_kwargs)
@@ -85,7 +85,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         model = cls(config, backbone).eval()
         if config.calibrated:
             model.set_statistics(**read_statistics(source, **hub_kwargs))
-        model.hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
+        model._hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
+        model._origin = _origin(source, config, **kwargs)
         return (model, info) if output_loading_info else model
 
     @classmethod
@@ -144,24 +145,22 @@ class MoEEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: If the model was loaded from a folder and no repository is given, or no commit can be found.
         """
-        config = copy.deepcopy(self.config)
         base, revision = base_model_name_or_path, base_model_revision
-        if base is None:
-            loaded = (config.base_model_name_or_path, config.base_model_revision)
-            base, commit = loaded if loaded[0] else (self.name_or_path, self.hub_kwargs.get("revision"))
+        if base is None and self._origin is not None:
+            base, commit = self._origin
             revision = revision or commit
-        if not base or os.path.isdir(base) or self.hub_kwargs.get("subfolder"):
+        if base is None or os.path.exists(base):
             raise ValueError(
-                "save_reference: expected a backbone in the root of a repository on the Hub; this one comes from "
-                f"{base or 'memory'!r}. Name the repository with exactly these weights: base_model_name_or_path=..."
+                "save_reference: expected a model whose weights are those in the root of a repository on the Hub; "
+                f"this one comes from {base or self.name_or_path or 'memory'!r}. Name the repository that has exactly "
+                "these weights: base_model_name_or_path=..."
             )
-        token = self.hub_kwargs.get("token")
+        token = self._hub_kwargs.get("token")
         commit = resolve_commit(base, "save_reference: ", revision=revision, token=token)
+        config = copy.deepcopy(self.config)
         config.base_model_name_or_path, config.base_model_revision = base, commit
-        quantizer = getattr(self.model, "hf_quantizer", None)
-        if quantizer is not None and not quantizer.pre_quantized:
-            # quantized while loading: that is the choice of whoever loads, not the state of the weights named here
-            del config.backbone_config.quantization_config
+        # as it is there: without what was chosen, or changed by a quantizer, while loading
+        config.backbone_config = resolve_config(base, revision=commit, token=token).backbone_config
         os.makedirs(save_directory, exist_ok=True)
         write_repository(self, config, save_directory)
 
@@ -175,8 +174,9 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """
         if not reference:
             return super().push_to_hub(repo_id, **kwargs)
-        kwargs["tags"] = [*self.model_tags, *kwargs.get("tags", [])]
-        return _Reference(self).push_to_hub(repo_id, **kwargs)
+        tags = kwargs.pop("tags", None) or []
+        tags = [*self.model_tags, *([tags] if isinstance(tags, str) else tags)]
+        return _ReferenceModel(self).push_to_hub(repo_id, tags=tags, **kwargs)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -185,9 +185,10 @@ class MoEEPreTrainedModel(PreTrainedModel):
         Raises:
             TokenizerNotFoundError: If the source has none.
         """
-        with _tokenizer_lock:
-            if self._tokenizer is None:
-                self._tokenizer = load_tokenizer(self.name_or_path, **self.hub_kwargs)
+        if self._tokenizer is None:
+            with _tokenizer_lock:
+                if self._tokenizer is None:
+                    self._tokenizer = load_tokenizer(self.name_or_path, **self._hub_kwargs)
         return self._tokenizer
 
     @tokenizer.setter
@@ -195,7 +196,15 @@ class MoEEPreTrainedModel(PreTrainedModel):
         self._tokenizer = tokenizer
 
 
-class _Reference(PushToHubMixin):
+def _origin(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[str, str | None] | None:
+    """Repository and commit that a reference can name for the weights that were loaded; None if there is none."""
+    special = any(kwargs.get(name) for name in ("variant", "gguf_file"))
+    if config.base_model_name_or_path is not None:
+        return None if special else (config.base_model_name_or_path, config.base_model_revision)
+    return None if special or kwargs["revision"] is None or kwargs.get("subfolder") else (source, kwargs["revision"])
+
+
+class _ReferenceModel(PushToHubMixin):
     """A model whose repository on the Hub shall be a reference."""
 
     def __init__(self, model: MoEEPreTrainedModel):

@@ -125,7 +125,7 @@ def model_card(model: MoEEModel, recipe: Recipe, repo_id: str, commit: str | Non
         reference: Whether the repository has no weights of its own.
     """
     config, info = model.config, model_info(model.config)
-    backbone = recipe.backbone if commit else "A backbone of its author's own"
+    backbone = recipe.base_model_name_or_path if commit else "A backbone of its author's own"
     widths = {
         "hs": "hidden state of the text (HS)",
         "rw": "routing weights (RW)",
@@ -181,6 +181,6 @@ def _metadata(model: MoEEModel, recipe: Recipe, commit: str | None) -> ModelCard
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=[*model.model_tags, "custom_code"],
-        base_model=recipe.backbone if commit else None,
+        base_model=recipe.base_model_name_or_path if commit else None,
         widget=widget,
     )

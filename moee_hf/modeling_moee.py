@@ -68,7 +68,8 @@ class MoEEModel(MoEEPreTrainedModel):
         layer_to_read(config.hidden_layer, self.num_layers)
         _ = config.router_rows
         self.statistics = Statistics(config.hidden_size, config.router_shape)
-        self.hub_kwargs = {}
+        self._hub_kwargs = {}
+        self._origin = None
         self._tokenizer = None
         with no_init_weights():  # the backbone has its weights
             self.post_init()
@@ -160,10 +161,12 @@ class MoEEModel(MoEEPreTrainedModel):
             delay=5 if show_progress_bar is None else 0,
         )
         batches = [torch.empty(0, size, dtype=torch.float32)]
+        device = self._input_device()
         self.eval()
         with torch.inference_mode(), progress:
             for start in range(0, len(order), batch_size):
-                batch = self._batch([ids[i] for i in order[start : start + batch_size]])
+                batch = _pad([ids[i] for i in order[start : start + batch_size]])
+                batch = {name: values.to(device) for name, values in batch.items()}
                 vectors = self(**batch, combination=combination, alpha=alpha).embeddings
                 vectors = F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
                 batches.append(vectors if convert_to_tensor else vectors.cpu())
@@ -181,9 +184,9 @@ class MoEEModel(MoEEPreTrainedModel):
         """Tokenise texts inside a prompt, as one batch for `forward`; arguments and errors are those of `encode`.
 
         Returns:
-            `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the device that reads them.
+            `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the CPU.
         """
-        return self._batch(self._token_ids(check_texts(texts), prompt_name, prompt))
+        return _pad(self._token_ids(check_texts(texts), prompt_name, prompt))
 
     @property
     def max_length(self) -> int:
@@ -251,15 +254,18 @@ class MoEEModel(MoEEPreTrainedModel):
             )
         return ids
 
-    def _batch(self, ids: list[list[int]]) -> dict[str, torch.Tensor]:
+    def _input_device(self) -> torch.device:
         embedding = self.get_input_embeddings()
         # where accelerate runs an embedding that it offloads, else where the embedding is
         device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-        device = embedding.weight.device if device is None else device
-        # any id will do for padding, which is masked
-        rows = [torch.tensor(row) for row in ids]
-        masks = [torch.ones_like(row) for row in rows]
-        return {
-            "input_ids": pad_sequence(rows, batch_first=True).to(device),
-            "attention_mask": pad_sequence(masks, batch_first=True).to(device),
-        }
+        return embedding.weight.device if device is None else device
+
+
+def _pad(ids: list[list[int]]) -> dict[str, torch.Tensor]:
+    # any id will do for padding, which is masked
+    rows = [torch.tensor(row) for row in ids]
+    masks = [torch.ones_like(row) for row in rows]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True),
+        "attention_mask": pad_sequence(masks, batch_first=True),
+    }

@@ -22,7 +22,7 @@ class MoEEPipeline(Pipeline):
     _load_processor = False
     _load_image_processor = False
     _load_feature_extractor = False
-    _load_tokenizer = True
+    _load_tokenizer = None  # if there is none beside it, the model's own
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

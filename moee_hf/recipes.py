@@ -19,7 +19,9 @@ class Recipe:
 
     Args:
         repo_id: Repository to publish it in; without a namespace, in that of whoever publishes.
-        config: Fields of `MoEEConfig`, with the backbone as `base_model_name_or_path` and `base_model_revision`.
+        base_model_name_or_path: Repository of the backbone, or `"embedded"`.
+        base_model_revision: Its branch, tag or commit. None: the newest.
+        config: Other fields of `MoEEConfig`.
         license: Identifier of the backbone's licence on the Hub.
         license_name: Name of a licence that is `other`.
         license_link: Where to read that.
@@ -27,16 +29,13 @@ class Recipe:
     """
 
     repo_id: str
+    base_model_name_or_path: str
     config: dict[str, Any]
+    base_model_revision: str | None = None
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     language: str | list[str] | None = None
-
-    @property
-    def backbone(self) -> str:
-        """Where the backbone is: an id on the Hub, or `"embedded"`."""
-        return self.config["base_model_name_or_path"]
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -55,9 +54,9 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     for required in ("repo_id", "base_model_name_or_path"):
         if not isinstance(content.get(required), str):
             raise ValueError(f"{path}: expected {required}, the id of a repository; got {content.get(required)!r}.")
-    config = {key: value for key, value in content.items() if key in CHOICES}
+    config = {key: value for key, value in content.items() if key in CHOICES - own}
     try:
-        MoEEConfig(**config)
+        MoEEConfig(**{key: value for key, value in content.items() if key in CHOICES})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Recipe(config=config, **{key: value for key, value in content.items() if key in own})

@@ -11,9 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from .configuration_moee import MoEEConfig
+from .hub_moee import optional_file
 from .prompts_moee import PROMPTS, TokenizerNotFoundError
 
 if TYPE_CHECKING:
@@ -56,15 +57,15 @@ def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
     """Read the statistics of a calibrated model, from a folder or the Hub.
 
     Raises:
+        OSError: If they cannot be had.
         ValueError: If they are not there, or damaged.
     """
-    path = cached_file(source, STATISTICS_NAME, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
-    try:
-        if path is not None:
+    problem = "there is no such file"
+    if path := optional_file(source, STATISTICS_NAME, **hub_kwargs):
+        try:
             return load_file(path)
-        problem = "there is no such file"
-    except SafetensorError as error:
-        problem = f"it cannot be read ({error})"
+        except SafetensorError as error:
+            problem = f"it cannot be read ({error})"
     raise ValueError(
         f"{source}: expected the statistics of a calibrated model in {STATISTICS_NAME}; {problem}. Fetch the "
         "repository anew, or set calibrated and standardize to false in its config.json."

@@ -8,13 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
 
 from .configuration_moee import MoEEConfig
-from .hub_moee import HUB_KWARGS, REVISION_KWARGS, hub_errors, resolve_commit, warn_if_moved
+from .hub_moee import HUB_KWARGS, hub_errors, optional_file, resolve_commit, warn_if_moved
 from .routing_moee import backbone_class
 
 
@@ -40,11 +38,11 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTr
                 f"MoEEConfig.base_model_name_or_path: expected a repository on the Hub; {source!r} is also a folder "
                 "here, which would be read in its place. Work in another folder."
             )
-        kwargs.pop("subfolder", None)
-        revision = {name: kwargs[name] for name in REVISION_KWARGS if name in kwargs}
-        revision["revision"] = config.base_model_revision
-        kwargs["revision"] = resolve_commit(source, f"{source!r}, the backbone: ", **revision)
-        warn_if_moved(source, kwargs.get("token"))
+        # both belong to the repository with the reference
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("subfolder", "adapter_kwargs")}
+        kwargs["revision"] = config.base_model_revision
+        kwargs["revision"] = resolve_commit(source, f"{source!r}, the backbone: ", **kwargs)
+        warn_if_moved(source, **kwargs)
     if kwargs.setdefault("use_safetensors", True) is not True:
         raise ValueError("use_safetensors: expected True, as pickled weights are never read; got False.")
     # a weight of another shape is reported below, with those that are missing
@@ -75,27 +73,40 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTr
 
 
 def _check_files(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:
-    # transformers would look for pickled weights, have a service convert them, or follow an index anywhere
+    # transformers would also read pickled weights, have a service convert them, follow an index anywhere, or load
+    # another model because an adapter says so
+    hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+    if optional_file(source, "adapter_config.json", **hub_kwargs):
+        raise ValueError(
+            f"{source}: expected the weights of a backbone; there is an adapter_config.json. Merge the adapter into "
+            "its base model, and load what that saves."
+        )
     if kwargs.get("gguf_file") is not None:
         return
-    hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
     infix = "" if variant is None else f".{variant}"
     names = [f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"]
     if named := getattr(config, "transformers_weights", None):
         _check_names(source, "config.json", [named], (".safetensors", ".safetensors.index.json"))
         names = [named]
     for name in names:
-        if path := cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub_kwargs):
-            if name.endswith(".json"):
-                index = json.loads(Path(path).read_text(encoding="utf-8"))
-                _check_names(source, name, index["weight_map"].values(), ".safetensors")
+        if path := optional_file(source, name, **hub_kwargs):
+            if path.suffix == ".json":
+                _check_names(source, name, _shards(source, path), ".safetensors")
             return
-    if not os.path.isdir(source):  # a file that cannot be reached looks like one that is not there
-        HfApi().model_info(source, revision=kwargs["revision"], token=kwargs.get("token"))
     raise OSError(
         f"{source}: expected weights in safetensors; there is no {' and no '.join(names)}. Pickled weights are never "
         "read: convert them, for instance with transformers' save_pretrained, where you trust them."
     )
+
+
+def _shards(source: str, index: Path) -> Iterable[str]:
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{source}: expected an index of shards with a weight_map in {index.name}; it cannot be read as one "
+            f"({error!r}). Fetch it again."
+        ) from error
 
 
 def _check_names(source: str, where: str, names: Iterable[str], endings: str | tuple[str, ...]) -> None:

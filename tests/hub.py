@@ -286,10 +286,13 @@ class Hub:
     def commit(self, request: Request, body: bytes) -> Response:
         repo_id, repository = self._writable(request)
         branch = request.path_params["rev"]
-        files = dict(repository.commits[repository.resolve(branch)])
+        head = repository.resolve(branch)
+        files = dict(repository.commits[head])
         for line in body.splitlines():
             operation = json.loads(line)
             key, value = operation["key"], operation["value"]
+            if key == "header" and value.get("parentCommit", head) != head:
+                raise Refusal(412, None, "A commit has happened since. Please refresh and try again.")
             if key == "file":
                 files[value["path"]] = _regular(base64.b64decode(value["content"]))
             elif key == "lfsFile":

@@ -1,6 +1,7 @@
 """Embed texts by every way into a repository, without this package: stranger.py REPO TEXTS OUT."""
 
 import json
+import os
 import sys
 
 sys.modules["moee_hf"] = None
@@ -10,6 +11,7 @@ import torch
 import transformers
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
+from transformers.utils import cached_file
 
 COMBINATIONS = ("hs", "rw", "concat", "sum")
 
@@ -32,6 +34,10 @@ def main(repo: str, texts: list[str], out: str) -> None:
         options = {"model_kwargs": {"dtype": torch.float32}, "config_kwargs": choice}
         sentence_model = SentenceTransformer(repo, trust_remote_code=True, **options)
         vectors[f"SentenceTransformer {combination}"] = sentence_model.encode(texts, batch_size=1)
+    sys.path.insert(0, os.path.dirname(cached_file(repo, "handler.py")))
+    from handler import EndpointHandler
+
+    vectors["EndpointHandler sum"] = [EndpointHandler(repo)({"inputs": text})[0] for text in texts]
     np.savez(out, **vectors)
 
 

@@ -178,5 +178,20 @@ def test_statistics_of_another_model(calibrated):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
 def test_a_configuration_that_is_none(folder, content):
     (folder / "config.json").write_bytes(content)
-    with pytest.raises((OSError, ValueError), match=str(folder)):
+    with pytest.raises(OSError, match=r"not a valid JSON file|a config\.json, a mapping; it holds"):
         MoEEModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b'{"weight_map": 7}'])
+def test_an_index_of_shards_that_is_none(folder, content):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(ValueError, match="expected an index of shards with a weight_map"):
+        MoEEModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("place", ["folder", "hub"])
+def test_an_adapter_does_not_bring_another_model(hub, folder, place):
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "evil/model"}))
+    with pytest.raises(ValueError, match=r"there is an adapter_config\.json"):
+        MoEEModel.from_pretrained(folder if place == "folder" else on_hub(hub, folder))

@@ -97,7 +97,7 @@ def test_a_saved_pipeline_is_a_whole_repository(pipe, model, tmp_path):
 
 
 def test_a_model_in_memory(model):
-    close(pipeline("moee-embedding", model=model, tokenizer=model.tokenizer)(TEXTS), model.encode(TEXTS))
+    close(pipeline("moee-embedding", model=model)(TEXTS), model.encode(TEXTS))
     close(MoEEPipeline(model=model)(TEXTS), model.encode(TEXTS))
 
 

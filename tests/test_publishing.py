@@ -105,11 +105,15 @@ def test_every_way_in_gives_the_same_vectors(hub, recipe, kind, place, tmp_path)
     if place == "hub":
         push(folder)
     repo = "author/published" if place == "hub" else folder
-    done = run(Path(__file__).with_name("stranger.py"), repo, json.dumps(TEXTS), tmp_path / "vectors.npz")
+    stranger = [Path(__file__).with_name("stranger.py"), repo, json.dumps(TEXTS), tmp_path / "vectors.npz"]
+    done = run(*stranger)
     assert done.returncode == 0, done.stderr
+    if kind == "reference":  # all of it is in the cache now
+        done = run(*stranger, HF_HUB_OFFLINE="1")
+        assert done.returncode == 0, done.stderr
     model = MoEEModel.from_pretrained("embedded", dtype=torch.float32, alpha=0.5)
     with np.load(tmp_path / "vectors.npz") as vectors:
-        assert len(vectors) == 16
+        assert len(vectors) == 17
         for name, got in vectors.items():
             expected = np.stack([model.encode(text, combination=name.split()[-1]) for text in TEXTS])
             assert np.abs(got - expected).max() < 1e-6, name
@@ -197,9 +201,43 @@ def test_a_folder_of_another_make(tmp_path):
 
 def test_another_model_is_not_replaced(hub, built):
     hub.add("author/published", BACKBONE)
-    with pytest.raises(ValueError, match="it holds a model of type 'olmoe', which is not replaced"):
+    with pytest.raises(
+        ValueError, match=r"it holds config\.json, model\.safetensors, tokenizer\.json, which are not replaced"
+    ):
         push(built)
     assert hub.files("author/published").keys() == BACKBONE.keys()
+
+
+def test_files_that_no_build_made_stay(hub, built):
+    hub.add("author/published", {"adapter_model.safetensors": b"0", "unet/weights.safetensors": b"1"})
+    with pytest.raises(ValueError, match="which are not replaced"):
+        push(built)
+    hub.repositories.clear()
+    push(built)
+    hub.add("author/published", {"figure.png": b"2"})
+    push(built)
+    assert "figure.png" in hub.files("author/published")
+
+
+def test_a_commit_by_someone_else_in_between_is_not_overrun(hub, built):
+    push(built)
+    (built / "README.md").write_text((built / "README.md").read_text() + "More.")
+
+    def someone(request):
+        if "/preupload/" in request.url.path:
+            hub.before = lambda request: None
+            hub.add("author/published", {"figure.png": b"2"})
+
+    hub.before = someone
+    with pytest.raises(OSError, match="author/published: the Hub answers with status 412"):
+        push(built)
+    push(built)
+    assert "figure.png" in hub.files("author/published")
+
+
+def test_a_new_repository_can_be_private(hub, built):
+    push(built, private=True)
+    assert hub.repositories["author/published"].private
 
 
 def test_weights_of_an_earlier_build_are_removed(hub, recipe, tmp_path):
@@ -214,7 +252,7 @@ def test_weights_of_an_earlier_build_are_removed(hub, recipe, tmp_path):
     [("hf_mistyped", "the Hub refuses the token"), ("hf_stranger", "has no right to this")],
 )
 def test_whoever_may_not_push(hub, built, token, message):
-    with pytest.raises(OSError, match=f"push: .*{message}"):
+    with pytest.raises(OSError, match=f"author/published: .*{message}"):
         push(built, token=token)
     assert "author/published" not in hub.repositories
 
@@ -226,7 +264,7 @@ def test_builds_are_equal_to_the_byte(recipe, tmp_path):
 
 
 def test_no_reference_to_a_backbone_that_is_not_on_the_hub(tmp_path):
-    with pytest.raises(ValueError, match="save_reference: expected a backbone in the root of a repository on the Hub"):
+    with pytest.raises(ValueError, match="save_reference: expected a model whose weights are those in the root"):
         build(read_recipe(ROOT / "configs" / "embedded.yaml"), tmp_path / "built", repo_id="me/trial")
 
 

@@ -1,5 +1,6 @@
 """Reference repositories: kilobytes that name the backbone's repository and its commit."""
 
+import contextlib
 import json
 import logging
 import os
@@ -38,9 +39,11 @@ def empty_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "another-cache"))
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+@contextlib.contextmanager
+def no_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        yield
 
 
 def one_sentence(error, *parts):
@@ -54,7 +57,7 @@ def one_sentence(error, *parts):
 def test_kilobytes_and_the_same_vectors(hub, backbone, reference):
     files = hub.files(reference)
     assert not [name for name in files if name.endswith(".safetensors")]
-    assert sum(file.size for name, file in files.items() if name != "tokenizer.json") < 100_000
+    assert sum(file.size for name, file in files.items() if name != "tokenizer.json") < 200_000
     model = MoEEModel.from_pretrained(reference)
     assert model.config.base_model_name_or_path == backbone
     assert model.config.base_model_revision == hub.head(backbone)
@@ -97,28 +100,65 @@ def test_statistics_travel_and_a_reference_of_a_reference(hub, backbone, referen
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 
 
-def test_a_full_save_of_a_reference_stands_alone(reference, tmp_path, no_network):
-    huggingface_hub.constants.HF_HUB_OFFLINE = False
+def test_a_full_save_of_a_reference_stands_alone(reference, tmp_path):
     model = MoEEModel.from_pretrained(reference)
     model.save_pretrained(tmp_path)
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    again = MoEEModel.from_pretrained(tmp_path)
+    with no_network():
+        again = MoEEModel.from_pretrained(tmp_path)
     assert again.config.base_model_name_or_path is None
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 
 
+def test_a_reference_holds_the_configuration_of_the_backbone_as_it_is_there(hub, backbone):
+    """Not what was chosen while loading: the dtype, an implementation of attention, what a quantizer changed."""
+    model = MoEEModel.from_pretrained(backbone, dtype=torch.float32, attn_implementation="eager")
+    model.config.backbone_config.quantization_config = {"quant_method": "fp8"}
+    model.push_to_hub(REFERENCE, reference=True)
+    saved = json.loads(hub.files(REFERENCE)["config.json"].content)["backbone_config"]
+    assert saved["dtype"] == "bfloat16"
+    assert "quantization_config" not in saved
+    assert MoEEModel.from_pretrained(REFERENCE).dtype == torch.bfloat16
+
+
+def test_a_reference_in_a_folder_of_its_repository(hub, reference, tmp_path):
+    files = {f"inside/{name}": file.content for name, file in hub.files(reference).items()}
+    hub.add("author/folders", files)
+    model = MoEEModel.from_pretrained("author/folders", subfolder="inside")
+    assert model.encode("A text.").shape == (288,)
+    model.save_reference(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["subfolder", "variant"])
+def test_weights_that_a_reference_cannot_name(hub, place, tmp_path):
+    rename = {"subfolder": "inside/{}", "variant": "{}"}[place]
+    files = {rename.format(name): content for name, content in BACKBONE.items()}
+    if place == "variant":
+        files["model.fp16.safetensors"] = files.pop("model.safetensors")
+    hub.add("lab/special", files)
+    model = MoEEModel.from_pretrained("lab/special", **{place: {"subfolder": "inside", "variant": "fp16"}[place]})
+    with pytest.raises(ValueError, match="expected a model whose weights are those in the root"):
+        model.save_reference(tmp_path)
+
+
 def test_a_folder_is_no_backbone_to_refer_to(hub, backbone, tmp_path):
     model = MoEEModel.from_pretrained("embedded")
-    with pytest.raises(ValueError, match="save_reference: expected a backbone in the root of a repository on the Hub"):
+    with pytest.raises(ValueError, match="save_reference: expected a model whose weights are those in the root"):
         model.save_reference(tmp_path)
     model.save_reference(tmp_path, backbone, "main")
     assert json.loads((tmp_path / "config.json").read_text())["base_model_revision"] == hub.head(backbone)
 
 
-def test_no_commit_no_reference(backbone, tmp_path, no_network):
-    with pytest.raises(OSError, match="save_reference: the Hub cannot be reached"):
+def test_no_commit_no_reference(backbone, tmp_path):
+    with no_network(), pytest.raises(OSError, match="save_reference: the Hub cannot be reached"):
         MoEEModel.from_pretrained("embedded").save_reference(tmp_path, backbone)
     assert not list(tmp_path.iterdir())
+
+
+def test_whatever_transformers_adds_for_adapters_is_for_the_reference_alone(reference, monkeypatch):
+    """With peft installed, AutoModel hands on a commit for adapters, which the backbone's repository has not."""
+    monkeypatch.setattr("transformers.models.auto.auto_factory.is_peft_available", lambda: True)
+    monkeypatch.setattr("transformers.integrations.peft.is_peft_available", lambda: True)
+    assert AutoModel.from_pretrained(reference).encode("A text.").shape == (288,)
 
 
 # ---------------------------------------------------------------------- what can be wrong with the backbone
@@ -161,21 +201,24 @@ def test_wrong_token(reference, empty_cache):
     one_sentence(error, "the Hub refuses the token")
 
 
-def test_moved_backbone(hub, backbone, reference, empty_cache, caplog):
+def test_moved_backbone(hub, backbone, reference, empty_cache, caplog, monkeypatch):
     hub.repositories["lab/new-name"] = hub.repositories.pop(backbone)
     hub.moved[backbone] = "lab/new-name"
-    logging.getLogger("transformers").propagate = True
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model = MoEEModel.from_pretrained(reference)
-    logging.getLogger("transformers").propagate = False
     assert model.encode("A text.").shape == (288,)
     assert "The backbone 'lab/backbone' is called 'lab/new-name' on the Hub now" in caplog.text
 
 
-def test_no_network_and_a_warm_cache(reference, no_network):
-    huggingface_hub.constants.HF_HUB_OFFLINE = False
-    expected = MoEEModel.from_pretrained(reference).encode(TEXTS)
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    np.testing.assert_array_equal(MoEEModel.from_pretrained(reference).encode(TEXTS), expected)
+@pytest.mark.parametrize("how", ["offline mode", "local_files_only"])
+def test_no_network_and_a_warm_cache(hub, reference, how, tmp_path):
+    options = {"cache_dir": tmp_path / "elsewhere"}
+    expected = MoEEModel.from_pretrained(reference, **options).encode(TEXTS)
+    del hub.log[:]
+    with no_network() if how == "offline mode" else contextlib.nullcontext():
+        model = MoEEModel.from_pretrained(reference, local_files_only=how == "local_files_only", **options)
+        np.testing.assert_array_equal(model.encode(TEXTS), expected)
+    assert hub.log == []
 
 
 def test_a_hub_that_does_not_answer(tmp_path):
@@ -187,16 +230,15 @@ def test_a_hub_that_does_not_answer(tmp_path):
     assert "OSError: 'author/reference': there is no such folder here, and the Hub cannot be reached" in done.stderr
 
 
-def test_no_network_and_a_cold_cache(reference, empty_cache, no_network):
-    with pytest.raises(OSError, match=REFERENCE) as error:
+def test_no_network_and_a_cold_cache(reference, empty_cache):
+    with no_network(), pytest.raises(OSError, match=REFERENCE) as error:
         MoEEModel.from_pretrained(reference)
     one_sentence(error, "the Hub cannot be reached")
 
 
-def test_no_network_and_the_backbone_not_in_the_cache(reference, empty_cache, no_network):
-    huggingface_hub.constants.HF_HUB_OFFLINE = False
+def test_no_network_and_the_backbone_not_in_the_cache(reference, empty_cache):
     MoEEConfig.from_pretrained(reference)
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    with pytest.raises(OSError, match="lab/backbone") as error:
-        MoEEModel.from_pretrained(reference)
-    one_sentence(error, "the Hub cannot be reached", "the cache does not hold 'lab/backbone'")
+    for options in ({}, {"local_files_only": True}):
+        with no_network(), pytest.raises(OSError, match="lab/backbone") as error:
+            MoEEModel.from_pretrained(reference, **options)
+        one_sentence(error, "the Hub cannot be reached", "the cache does not hold 'lab/backbone'")
