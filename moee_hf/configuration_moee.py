@@ -75,6 +75,11 @@ class MoEEConfig(PreTrainedConfig):
             self.backbone_config = OlmoeConfig()
         elif isinstance(self.backbone_config, dict):
             self.backbone_config = backbone_config_from_dict(self.backbone_config)
+        elif not isinstance(self.backbone_config, PreTrainedConfig):
+            raise ValueError(
+                "MoEEConfig.backbone_config: expected the configuration of a backbone, or a dictionary of one; got "
+                f"{self.backbone_config!r}."
+            )
         if self.prompts is None:
             self.prompts = dict(PROMPTS)
         # an empty mapping keeps the implementations that the backbone's configuration already names
@@ -97,10 +102,14 @@ class MoEEConfig(PreTrainedConfig):
         kwargs["revision"] = resolve_commit(source, **kwargs)
         with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
             config, kwargs = super().get_config_dict(source, **kwargs)
-        if not config or not isinstance(config, dict):
-            got = "there is none in it" if config == {} else f"it holds {config!r}"
-            raise OSError(f"{source!r}: expected a folder with a config.json, a mapping; {got}.")
-        if config.get("model_type") != cls.model_type:
+        if config == {}:
+            raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")
+        if not isinstance(config, dict):
+            raise OSError(f"{source!r}: expected a mapping in its config.json; got {config!r}.")
+        if config.get("model_type") == cls.model_type:
+            if not isinstance(config.get("backbone_config"), dict):
+                raise OSError(f"{source!r}: expected a backbone_config in the config.json of a MoEE model; got none.")
+        else:
             config = {"model_type": cls.model_type, "backbone_config": config}
         return config, kwargs
 
@@ -238,12 +247,18 @@ def _check_router_layers(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a list of MoE layers, such as [0, -1], or None for all; got {value!r}.")
 
 
+def _check_prompt_name(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name}: expected a string; got {value!r}.")
+
+
 def _check_prompts(name: str, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, dict):
         raise ValueError(f"{name}: expected a dictionary of templates by name; got {value!r}.")
     for prompt_name, template in value.items():
+        _check_prompt_name(f"{name}: a name", prompt_name)
         check_template(f"{name}[{prompt_name!r}]", template)
 
 
@@ -257,6 +272,7 @@ _CHECKS = {
     "standardize": _check_bool,
     "calibrated": _check_bool,
     "prompts": _check_prompts,
+    "default_prompt_name": _check_prompt_name,
     "max_length": _check_max_length,
     "base_model_name_or_path": _check_repo_id,
     "base_model_revision": _check_revision,

@@ -8,12 +8,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+import yaml
 from huggingface_hub import (
     CommitInfo,
     CommitOperationAdd,
@@ -24,14 +25,14 @@ from huggingface_hub import (
     hf_hub_download,
 )
 from huggingface_hub.errors import LocalTokenNotFoundError
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from . import __version__
 from .functional_moee import COMBINATIONS
 from .hub_moee import hub_errors
 from .model_card import EXAMPLES, model_card
 from .modeling_moee import MoEEModel
-from .recipes import Recipe
+from .recipes import Recipe, check_repo_id
 
 BUILD_NAME = "moee_build.json"
 VERIFICATION_NAME = "verification.safetensors"
@@ -60,14 +61,25 @@ def build(
         OSError: If the backbone cannot be had.
         ValueError: If the folder is not empty, or a reference is asked for of a backbone that is not on the Hub.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}: expected a new or empty folder to build in; it holds files.")
-    repo_id = _with_namespace(repo_id or recipe.repo_id, token)
-    base = recipe.base_model_name_or_path
-    kwargs |= recipe.config
-    model = MoEEModel.from_pretrained(base, revision=recipe.base_model_revision, token=token, **kwargs)
-    commit = None if model._origin is None else model._origin[1]
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target}: expected a new or empty folder to build in; there is something. Name another.")
+    repo_id = recipe.repo_id if repo_id is None else repo_id
+    check_repo_id("repo_id", repo_id)
+    repo_id = _with_namespace(repo_id, token)
+    source, revision = recipe.base_model_name_or_path, recipe.base_model_revision
+    model = MoEEModel.from_pretrained(source, revision=revision, token=token, **kwargs | recipe.config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as temporary:
+        folder = Path(temporary, target.name)
+        folder.mkdir()
+        _fill(folder, model, recipe, repo_id, reference)
+        os.replace(folder, target)  # all of it, or nothing
+    return target
+
+
+def _fill(folder: Path, model: MoEEModel, recipe: Recipe, repo_id: str, reference: bool) -> None:
+    base, commit = model._origin or (None, None)
     if reference:
         model.save_reference(folder)
     else:
@@ -75,23 +87,20 @@ def build(
     shutil.copyfile(Path(__file__).with_name("handler.py"), folder / "handler.py")
     (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
     texts = [text for source, sentences in EXAMPLES.items() for text in (source, *sentences)]
-    vectors = {
-        name: model.encode(texts, combination=name, normalize_embeddings=True, convert_to_tensor=True).cpu()
-        for name in COMBINATIONS
+    vectors: dict[str, Any] = {
+        name: model.encode(texts, combination=name, normalize_embeddings=True) for name in COMBINATIONS
     }
     save_file(vectors, folder / VERIFICATION_NAME, metadata={"texts": json.dumps(texts)})
-    card = model_card(model, recipe, repo_id, commit, reference)
+    card = model_card(model, recipe, repo_id, base, commit, reference)
     (folder / "README.md").write_text(card, encoding="utf-8")
     record = {
         "repo_id": repo_id,
-        "base_model": base if commit else None,
+        "base_model": base,
         "base_model_revision": commit,
-        "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
         "sha256": _digests(folder),
     }
     (folder / BUILD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return folder
 
 
 def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
@@ -104,7 +113,7 @@ def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
     folder = Path(folder)
     if not (folder / BUILD_NAME).is_file():
         raise ValueError(f"{folder}: expected a folder made by build; it has no {BUILD_NAME}.")
-    record = json.loads((folder / BUILD_NAME).read_text(encoding="utf-8"))
+    record = _record(folder / BUILD_NAME)
     built, now = record["sha256"], _digests(folder)
     if dirty := sorted(name for name in built.keys() | now.keys() if built.get(name) != now.get(name)):
         raise ValueError(
@@ -118,7 +127,11 @@ def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
             f"{folder}: expected the backbone {record['base_model']!r} pinned to a commit; got {revision!r}, which "
             "may be another model tomorrow. Build the folder anew."
         )
-    if not ModelCard.load(folder / "README.md").data.get("license"):
+    try:
+        license_id = ModelCard.load(folder / "README.md").data.get("license")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder}/README.md: expected a model card with YAML at its head; {error}") from error
+    if not license_id:
         raise ValueError(
             f"{folder}/README.md: expected a licence, that of the backbone; the card names none. Put license: into "
             "the recipe and build the folder anew, or into the card."
@@ -126,12 +139,7 @@ def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in sorted([*now, "README.md", BUILD_NAME])}
 
 
-def push(
-    folder: str | os.PathLike[str],
-    *,
-    private: bool | None = None,
-    token: str | None = None,
-) -> CommitInfo:
+def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: str | None = None) -> CommitInfo:
     """Push a built folder to the repository that it was built for, in one commit.
 
     Until that commit the repository stays as it was. What was uploaded by a push that was interrupted, or is there
@@ -147,7 +155,7 @@ def push(
         ValueError: If the folder is not as it must be (see `files_to_push`), or the repository holds another model.
     """
     files = files_to_push(folder)
-    repo_id = json.loads(Path(folder, BUILD_NAME).read_text(encoding="utf-8"))["repo_id"]
+    repo_id = _record(Path(folder, BUILD_NAME))["repo_id"]
     api = HfApi(token=token)
     with hub_errors(f"{repo_id}: ", repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -175,8 +183,18 @@ def _built_before(repo_id: str, head: ModelInfo, token: str | None) -> set[str]:
             f"{repo_id}: expected an empty repository, or one pushed by these scripts; it holds "
             f"{', '.join(sorted(present)[:3])}, which are not replaced. Build for another repository."
         )
-    build = hf_hub_download(repo_id, BUILD_NAME, revision=head.sha, token=token)
-    return present & json.loads(Path(build).read_text(encoding="utf-8"))["sha256"].keys()
+    record = hf_hub_download(repo_id, BUILD_NAME, revision=head.sha, token=token)
+    return present & _record(Path(record))["sha256"].keys()
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if {"repo_id", "base_model", "base_model_revision", "sha256"} <= record.keys():
+            return record
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{path}: expected the record of a build; it cannot be read as one. Build the folder anew.")
 
 
 def _with_namespace(repo_id: str, token: str | None) -> str:
@@ -192,7 +210,7 @@ def _with_namespace(repo_id: str, token: str | None) -> str:
         ) from error
 
 
-def _requirements() -> Iterable[str]:
+def _requirements() -> list[str]:
     requirements = importlib.metadata.requires("moee_hf") or []
     return [requirement for requirement in requirements if "extra ==" not in requirement]
 

@@ -46,6 +46,8 @@ class EndpointHandler:
         if unknown := options.keys() - {"normalize", "prompt_name", "prompt", "combination", "alpha"}:
             raise ValueError(f"parameters: expected those of encode; got {sorted(unknown)}.")
         options["normalize_embeddings"] = options.pop("normalize", False)
+        if not isinstance(options["normalize_embeddings"], bool):
+            raise ValueError(f"normalize: expected true or false; got {options['normalize_embeddings']!r}.")
         inputs = data["inputs"]
         if isinstance(inputs, dict):
             if inputs.keys() != {"source_sentence", "sentences"} or not isinstance(inputs["sentences"], list):

@@ -49,7 +49,7 @@ def hub_errors(what: str, repo_id: str, revision: str | None = None) -> Iterator
     """
     try:
         yield
-    except (OSError, HfHubHTTPError, RevisionResolutionError) as error:
+    except Exception as error:  # the client's own, and those of whatever HTTP library it uses
         if reason := _reason(error, repo_id, revision):
             raise OSError(f"{what}{reason}") from error
         raise
@@ -76,17 +76,18 @@ def _reason(error: BaseException, repo_id: str, revision: str | None) -> str | N
         return f"{repo_id!r} on the Hub has no revision {revision!r}; see its list of commits for one that it has."
     if status == 401:
         return (
-            f"the Hub refuses the token sent for {repo_id!r}; log in anew with `hf auth login` or pass another token=."
+            f"the Hub refuses the token sent for {repo_id!r}, or wants one; `hf auth login`, or pass another token=."
         )
     if status == 403:
         return f"the token sent for {repo_id!r} has no right to this on the Hub; log in with one that has."
-    if among(LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError):
+    no_answer = any(type(cause).__module__.startswith("httpx") for cause in causes) and status is None
+    if no_answer or among(LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError):
         return (
             f"the Hub cannot be reached (no network, or offline mode) and the cache does not hold {repo_id!r} at "
-            f"revision {revision or 'main'!r}; load it once with a network."
+            f"revision {revision or 'main'!r}; try again with a network."
         )
-    if status is not None:
-        return f"the Hub answers with status {status} for {repo_id!r}; try again later."
+    if status is not None and (status >= 500 or status in (408, 412, 429)):  # trouble, or someone else's commit
+        return f"the Hub answers with status {status} for {repo_id!r}; try again."
     return None
 
 
@@ -127,13 +128,10 @@ def resolve_commit(
             "'allenai/OLMoE-1B-7B-0924'; there is no such folder."
         )
     with hub_errors(what or f"{source!r}: there is no such folder here, and ", source, revision):
-        return (
-            HfApi()
-            .resolve_revision(
-                source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-            )
-            .resolved
+        resolved = HfApi().resolve_revision(
+            source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
+    return resolved.resolved
 
 
 def optional_file(

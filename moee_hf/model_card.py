@@ -89,7 +89,7 @@ This repository's own is `{combination}`{alpha}, with `{pooling}` pooling.
 ## How it was made
 
 By moee_hf {version}, from {origin}. No weight was trained or changed.
-`moee_build.json` lists versions and the digest of every file; `verification.safetensors` holds the embeddings of a few
+`moee_build.json` lists versions and the digests of the files; `verification.safetensors` holds the embeddings of a few
 texts, to compare with those of another machine.
 
 ## Limits
@@ -114,18 +114,21 @@ texts, to compare with those of another machine.
 """
 
 
-def model_card(model: MoEEModel, recipe: Recipe, repo_id: str, commit: str | None, reference: bool) -> str:
+def model_card(
+    model: MoEEModel, recipe: Recipe, repo_id: str, base: str | None, commit: str | None, reference: bool
+) -> str:
     """Write the card: metadata as the Hub reads it, examples with what the model says of them, and how to use it.
 
     Args:
         model: The model that is published.
         recipe: What it was made from.
         repo_id: Its repository.
-        commit: Commit of the backbone on the Hub; None if it comes from elsewhere.
+        base: Repository of the backbone on the Hub; None if it comes from elsewhere.
+        commit: Its commit.
         reference: Whether the repository has no weights of its own.
     """
     config, info = model.config, model_info(model.config)
-    backbone = recipe.base_model_name_or_path if commit else "A backbone of its author's own"
+    backbone = base or "A backbone of its author's own"
     widths = {
         "hs": "hidden state of the text (HS)",
         "rw": "routing weights (RW)",
@@ -135,10 +138,10 @@ def model_card(model: MoEEModel, recipe: Recipe, repo_id: str, commit: str | Non
     active = "" if info.active_parameters is None else f", of which a token visits {quantity(info.active_parameters)}"
     first, second = next((source, sentences[0]) for source, sentences in EXAMPLES.items())
     return _CARD.format(
-        metadata=_metadata(model, recipe, commit).to_yaml(),
+        metadata=_metadata(model, recipe, base).to_yaml(),
         name=repo_id.partition("/")[2],
         repo_id=repo_id,
-        backbone=f"[{backbone}](https://huggingface.co/{backbone})" if commit else backbone,
+        backbone=f"[{backbone}](https://huggingface.co/{backbone})" if base else backbone,
         kind=(
             f"The weights are loaded from {backbone} at commit `{commit}`; this repository holds what comes on top."
             if reference
@@ -158,15 +161,15 @@ def model_card(model: MoEEModel, recipe: Recipe, repo_id: str, commit: str | Non
         parameters=quantity(info.parameters),
         active=active,
         memory=", ".join(
-            f"{info.memory(dtype) / 2**30:.2f} GiB in {str(dtype).removeprefix('torch.')}"
+            f"{info.memory(dtype) / 2**20:,.0f} MiB in {str(dtype).removeprefix('torch.')}"
             for dtype in (torch.bfloat16, torch.float32)
         ),
         version=__version__,
-        origin=f"{backbone} at commit `{commit}`" if commit else "weights that are not on the Hub",
+        origin=f"{backbone} at commit `{commit}`" if base else "weights that are not on the Hub",
     )
 
 
-def _metadata(model: MoEEModel, recipe: Recipe, commit: str | None) -> ModelCardData:
+def _metadata(model: MoEEModel, recipe: Recipe, base: str | None) -> ModelCardData:
     widget = []
     for source, sentences in EXAMPLES.items():
         embeddings = model.encode([source, *sentences])
@@ -181,6 +184,6 @@ def _metadata(model: MoEEModel, recipe: Recipe, commit: str | None) -> ModelCard
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=[*model.model_tags, "custom_code"],
-        base_model=recipe.base_model_name_or_path if commit else None,
+        base_model=base,
         widget=widget,
     )

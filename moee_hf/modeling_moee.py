@@ -70,6 +70,7 @@ class MoEEModel(MoEEPreTrainedModel):
         self.statistics = Statistics(config.hidden_size, config.router_shape)
         self._hub_kwargs = {}
         self._origin = None
+        self._versions = []
         self._tokenizer = None
         with no_init_weights():  # the backbone has its weights
             self.post_init()
@@ -142,7 +143,8 @@ class MoEEModel(MoEEPreTrainedModel):
 
         Raises:
             TypeError: If a text is not a string.
-            ValueError: If a text is empty, or the prompt is unknown or leaves no room for text.
+            ValueError: If a text is empty, the prompt is unknown or leaves no room for text, or an embedding is not
+                finite.
         """
         config = self.config
         one, texts = isinstance(texts, str), check_texts(texts)
@@ -173,6 +175,11 @@ class MoEEModel(MoEEPreTrainedModel):
                 progress.update(len(vectors))
         # back in the order given; outside inference_mode, so that the result is an ordinary tensor
         embeddings = torch.cat([part.to(batches[-1].device) for part in batches])[np.argsort(order)]
+        if len(bad := (~embeddings.isfinite().all(dim=1)).nonzero()):
+            raise ValueError(
+                f"texts[{bad[0].item()}]: expected finite numbers; got nan or infinity. The weights or the statistics "
+                f"hold some, or {self.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16."
+            )
         result = embeddings.numpy() if convert_to_numpy and not convert_to_tensor else embeddings
         if one:
             return result[0]

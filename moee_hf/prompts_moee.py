@@ -37,7 +37,7 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         if tokenizer("text")["input_ids"]:
             return tokenizer
         why = "it has no vocabulary"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # none, or files that are damaged
         why = str(error)
     raise TokenizerNotFoundError(
         f"MoEEModel.tokenizer: expected a tokenizer beside the weights; {source!r} has none ({why}). Set one: "

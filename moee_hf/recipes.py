@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from .configuration_moee import MoEEConfig
+from .hub_moee import is_repo_id
 from .loading_moee import CHOICES
 
 
@@ -45,18 +46,37 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
         ValueError: If a key is unknown, a value is not one that the field takes, or `repo_id` or
             `base_model_name_or_path` is missing.
     """
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: expected YAML; got what cannot be read as such ({error}).") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping; got {content!r}.")
     own = Recipe.__annotations__.keys() - {"config"}
-    if unknown := sorted(content.keys() - own - CHOICES):
+    if unknown := list(content.keys() - own - CHOICES):
         raise ValueError(f"{path}: expected keys among {', '.join(sorted(own | CHOICES))}; got {unknown[0]!r}.")
     for required in ("repo_id", "base_model_name_or_path"):
         if not isinstance(content.get(required), str):
             raise ValueError(f"{path}: expected {required}, the id of a repository; got {content.get(required)!r}.")
+    check_repo_id(f"{path}: repo_id", content["repo_id"])
+    for key in own:
+        value = content.get(key)
+        parts = value if key == "language" and isinstance(value, list) else [value]
+        if not all(part is None or isinstance(part, str) for part in parts):
+            raise ValueError(
+                f"{path}: expected a string for {key}; got {value!r}. In YAML, put no and numbers in quotes."
+            )
     config = {key: value for key, value in content.items() if key in CHOICES - own}
     try:
         MoEEConfig(**{key: value for key, value in content.items() if key in CHOICES})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Recipe(config=config, **{key: value for key, value in content.items() if key in own})
+
+
+def check_repo_id(name: str, repo_id: str) -> None:
+    """Raise `ValueError` unless a repository can be called so; `name` says where it stands."""
+    if not is_repo_id(repo_id):
+        raise ValueError(
+            f"{name}: expected 'namespace/name' or 'name', of letters, digits, '-', '_' and '.'; got {repo_id!r}."
+        )

@@ -101,15 +101,19 @@ def _check_files(source: str, config: PreTrainedConfig, variant: str | None = No
 
 def _shards(source: str, index: Path) -> Iterable[str]:
     try:
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(shards, dict) or not shards:
+            raise TypeError(f"weight_map is {shards!r}")
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{source}: expected an index of shards with a weight_map in {index.name}; it cannot be read as one "
             f"({error!r}). Fetch it again."
         ) from error
+    return shards.values()
 
 
-def _check_names(source: str, where: str, names: Iterable[str], endings: str | tuple[str, ...]) -> None:
+def _check_names(source: str, where: str, names: Iterable[Any], endings: str | tuple[str, ...]) -> None:
     for name in names:
-        if not name.endswith(endings) or Path(name).is_absolute() or ".." in Path(name).parts:
+        inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not name.endswith(endings):
             raise ValueError(f"{source}: expected weights in safetensors files beside {where}; it names {name!r}.")

@@ -24,6 +24,9 @@ from moee_hf import MoEEModel
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
+EMBEDDED = ROOT / "moee_hf" / "embedded"
+# the embedded backbone as a plain checkpoint
+BACKBONE = {path.name: path.read_bytes() for path in EMBEDDED.iterdir() if path.suffix != ".md"}
 TEXTS = [
     "A man is playing a guitar.",
     "Someone performs music.",
@@ -44,6 +47,14 @@ def quiet():
 @pytest.fixture(scope="session")
 def loaded() -> MoEEModel:
     return MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def saved(loaded, tmp_path_factory) -> Path:
+    """A folder with the embedded model in float32."""
+    folder = tmp_path_factory.mktemp("saved")
+    loaded.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

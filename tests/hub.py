@@ -12,6 +12,7 @@ import fnmatch
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -123,20 +124,11 @@ class Hub:
         return [line for line in self.log if re.search(pattern, line)]
 
     @contextlib.contextmanager
-    def serve(self, socket: Any) -> Iterator[Hub]:
+    def serve(self, listener: socket.socket) -> Iterator[Hub]:
         """Answer on a bound socket while the context lasts."""
-        self.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-        self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, as the Hub has one for large files
-        server = uvicorn.Server(uvicorn.Config(self.app(), log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
+        with serve(self.app(), listener) as self.url:
+            self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, as the Hub has for large files
             yield self
-        finally:
-            server.should_exit = True
-            thread.join()
 
     def app(self) -> Starlette:
         model = "/api/models/{namespace}/{name}"
@@ -361,6 +353,21 @@ class Hub:
     def lfs_download(self, request: Request, body: bytes) -> Response:
         oid = request.path_params["oid"]
         return _content(request, self.lfs[oid], {"ETag": f'"{oid}"'}) if oid in self.lfs else Response(status_code=404)
+
+
+@contextlib.contextmanager
+def serve(app: Starlette, listener: socket.socket) -> Iterator[str]:
+    """Serve an application on a bound socket of loopback, and give its address."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 class Moved(Refusal):

@@ -2,29 +2,23 @@
 
 import json
 import socket
-import threading
-import time
 
 import numpy as np
 import pytest
-import torch
-import uvicorn
 from api_inference_community.validation import check_inputs, normalize_payload
 from conftest import TEXTS
+from hub import serve
 from huggingface_hub import FeatureExtractionInput, InferenceClient, SentenceSimilarityInput
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from moee_hf import MoEEModel
 from moee_hf.handler import EndpointHandler
 
 
 @pytest.fixture(scope="module")
-def handler(tmp_path_factory) -> EndpointHandler:
-    folder = tmp_path_factory.mktemp("model")
-    MoEEModel.from_pretrained("embedded", dtype=torch.float32).save_pretrained(folder)
-    return EndpointHandler(str(folder))
+def handler(saved) -> EndpointHandler:
+    return EndpointHandler(str(saved))
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +33,10 @@ def endpoint(handler):
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
 
-    app = Starlette(routes=[Route("/", predict, methods=["POST"])])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/", bodies
-        server.should_exit = True
-        thread.join()
+        with serve(Starlette(routes=[Route("/", predict, methods=["POST"])]), listener) as url:
+            yield f"{url}/", bodies
 
 
 @pytest.fixture
@@ -101,6 +88,7 @@ def test_the_formats_of_the_widgets(handler, model):
         ({"inputs": 7}, "texts: expected a string or several; got 7"),
         ({"inputs": None}, "texts: expected a string or several; got None"),
         ({"inputs": [["a"]]}, r"texts\[0\]: expected a string"),
+        ({"inputs": "a", "normalize": "false"}, "normalize: expected true or false; got 'false'"),
         ({"inputs": "a", "parameters": [1]}, "parameters: expected a mapping"),
         ({"inputs": "a", "parameters": {"top_k": 1}}, r"got \['top_k'\]"),
         ({"inputs": "a", "truncate": False}, "long texts lose their end"),

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import BACKBONE, EMBEDDED
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from moee_hf import MoEEModel
-
-EMBEDDED = ROOT / "moee_hf" / "embedded"
 
 
 class Bomb:
@@ -45,7 +43,7 @@ def folder(request, tmp_path) -> Path:
 
 @pytest.fixture
 def reference(hub) -> str:
-    hub.add("lab/backbone", {path.name: path.read_bytes() for path in EMBEDDED.iterdir()})
+    hub.add("lab/backbone", BACKBONE)
     MoEEModel.from_pretrained("lab/backbone").push_to_hub("author/reference", reference=True)
     return "author/reference"
 
@@ -178,11 +176,35 @@ def test_statistics_of_another_model(calibrated):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
 def test_a_configuration_that_is_none(folder, content):
     (folder / "config.json").write_bytes(content)
-    with pytest.raises(OSError, match=r"not a valid JSON file|a config\.json, a mapping; it holds"):
+    with pytest.raises(OSError, match=r"not a valid JSON file|expected a mapping in its config\.json; got \[\]"):
         MoEEModel.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b'{"weight_map": 7}'])
+@pytest.mark.parametrize("backbone", [None, [], "olmoe"])
+def test_a_model_without_a_backbone(folder, backbone):
+    (folder / "config.json").write_text(json.dumps({"model_type": "moee", "backbone_config": backbone}))
+    with pytest.raises(OSError, match=r"expected a backbone_config in the config\.json of a MoEE model"):
+        MoEEModel.from_pretrained(folder)
+
+
+def test_weights_that_are_no_numbers(folder):
+    weights = {
+        name: torch.full_like(weight, torch.nan) for name, weight in load_file(folder / "model.safetensors").items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"texts\[0\]: expected finite numbers; got nan or infinity"):
+        MoEEModel.from_pretrained(folder).encode("A text.")
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", "{"])
+def test_a_damaged_tokenizer(folder, content):
+    (folder / "tokenizer_config.json").write_text(content)
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"MoEEModel\.tokenizer: expected a tokenizer beside the weights"):
+        MoEEModel.from_pretrained(folder).encode("A text.")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b'{"weight_map": 7}', b'{"weight_map": {}}'])
 def test_an_index_of_shards_that_is_none(folder, content):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_bytes(content)

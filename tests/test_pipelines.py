@@ -6,15 +6,7 @@ import torch
 from conftest import ROOT, TEXTS
 from transformers import AutoModel, AutoTokenizer, pipeline
 
-from moee_hf import MoEEModel
 from moee_hf.pipeline_moee import MoEEPipeline
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    MoEEModel.from_pretrained("embedded", dtype=torch.float32).save_pretrained(folder)
-    return folder
 
 
 def moee_pipeline(folder, **options):
@@ -22,8 +14,8 @@ def moee_pipeline(folder, **options):
 
 
 @pytest.fixture(scope="module")
-def pipe(folder):
-    return moee_pipeline(folder)
+def pipe(saved):
+    return moee_pipeline(saved)
 
 
 def close(got, expected):
@@ -52,10 +44,10 @@ def test_batches_and_streams(pipe, model, batch_size):
     ],
     ids=str,
 )
-def test_options_of_the_call_and_of_the_pipeline(pipe, folder, model, options):
+def test_options_of_the_call_and_of_the_pipeline(pipe, saved, model, options):
     expected = model.encode(TEXTS, **options)
     close(pipe(TEXTS, **options), expected)
-    close(moee_pipeline(folder, **options)(TEXTS), expected)
+    close(moee_pipeline(saved, **options)(TEXTS), expected)
 
 
 def test_tensors(pipe):
@@ -64,27 +56,27 @@ def test_tensors(pipe):
     assert tensor.shape == (288,)
 
 
-def test_the_task_is_found_from_the_repository(folder, model):
-    pipe = pipeline(model=folder, trust_remote_code=True, dtype=torch.float32)
+def test_the_task_is_found_from_the_repository(saved, model):
+    pipe = pipeline(model=saved, trust_remote_code=True, dtype=torch.float32)
     assert pipe.task == "moee-embedding"
     close(pipe(TEXTS), model.encode(TEXTS))
 
 
-def test_long_texts_are_cut_as_encode_cuts_them(folder, model):
+def test_long_texts_are_cut_as_encode_cuts_them(saved, model):
     model.config.max_length = 20
-    pipe = moee_pipeline(folder, model_kwargs={"max_length": 20})
+    pipe = moee_pipeline(saved, model_kwargs={"max_length": 20})
     close(pipe("word " * 50), model.encode("word " * 50))
 
 
-def test_a_tokenizer_without_padding(folder, model):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_a_tokenizer_without_padding(saved, model):
+    tokenizer = AutoTokenizer.from_pretrained(saved)
     tokenizer.pad_token = None
-    pipe = moee_pipeline(folder, tokenizer=tokenizer)
+    pipe = moee_pipeline(saved, tokenizer=tokenizer)
     close(pipe(TEXTS, batch_size=4), model.encode(TEXTS))
 
 
-def test_feature_extraction(folder, model):
-    pipe = pipeline("feature-extraction", model=folder, dtype=torch.float32)
+def test_feature_extraction(saved, model):
+    pipe = pipeline("feature-extraction", model=saved, dtype=torch.float32)
     got = pipe(TEXTS, batch_size=4)
     close([rows[0] for rows in got], model.encode(TEXTS, prompt_name="none"))
 
@@ -106,10 +98,10 @@ def test_unknown_options(pipe):
         pipe(TEXTS, prompt_nmae="none")
 
 
-def test_a_model_that_is_not_ours(folder):
+def test_a_model_that_is_not_ours(saved):
     backbone = AutoModel.from_pretrained(ROOT / "moee_hf" / "embedded")
     with pytest.raises(ValueError, match="expected a MoEE model; got the type 'olmoe'"):
-        pipeline("moee-embedding", model=backbone, tokenizer=AutoTokenizer.from_pretrained(folder))
+        pipeline("moee-embedding", model=backbone, tokenizer=AutoTokenizer.from_pretrained(saved))
 
 
 def test_no_text(pipe):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TEXTS
+from conftest import BACKBONE, ROOT, TEXTS
 from hub import card_errors
 from huggingface_hub import HfApi, ModelCard
 
@@ -22,9 +22,7 @@ from moee_hf import MoEEModel
 from moee_hf.export import build, files_to_push, push
 from moee_hf.recipes import read_recipe
 
-EMBEDDED = ROOT / "moee_hf" / "embedded"
 SCRIPTS = ROOT / "upload_scripts"
-BACKBONE = {path.name: path.read_bytes() for path in EMBEDDED.iterdir() if path.suffix != ".md"}
 
 
 @pytest.fixture(params=["lfs", "xet"])
@@ -90,6 +88,7 @@ def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path):
     done = run(SCRIPTS / "verify.py", "author/published", "--tolerance", "0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("max difference 0.0e+00") == 5
+    assert "\nverified: " in done.stdout
     assert hub.head("author/published") in done.stdout
 
     del hub.log[:]
@@ -111,10 +110,14 @@ def test_every_way_in_gives_the_same_vectors(hub, recipe, kind, place, tmp_path)
     if kind == "reference":  # all of it is in the cache now
         done = run(*stranger, HF_HUB_OFFLINE="1")
         assert done.returncode == 0, done.stderr
-    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32, alpha=0.5)
+    models = {
+        dtype: MoEEModel.from_pretrained("embedded", dtype=dtype, alpha=0.5) for dtype in ("float32", "bfloat16")
+    }
     with np.load(tmp_path / "vectors.npz") as vectors:
         assert len(vectors) == 17
         for name, got in vectors.items():
+            # an endpoint serves the weights in their own dtype
+            model = models["bfloat16" if name.startswith("EndpointHandler") else "float32"]
             expected = np.stack([model.encode(text, combination=name.split()[-1]) for text in TEXTS])
             assert np.abs(got - expected).max() < 1e-6, name
 
@@ -342,6 +345,11 @@ def test_recipes(path):
         ({"backbone_config": {}}, "got 'backbone_config'"),
         ({"repo_id": None}, "expected repo_id, the id of a repository; got None"),
         ({"base_model_name_or_path": "../x"}, "expected the id of a repository on the Hub"),
+        ({"repo_id": "a b"}, "repo_id: expected 'namespace/name' or 'name'"),
+        ({"license": ["mit"]}, "expected a string for license"),
+        ({"language": False}, "expected a string for language; got False"),
+        ({"prompts": {1: "{text}"}}, "prompts: a name: expected a string; got 1"),
+        ({"default_prompt_name": 1}, "default_prompt_name: expected a string; got 1"),
     ],
 )
 def test_recipes_that_are_wrong(tmp_path, changes, message):
@@ -349,6 +357,70 @@ def test_recipes_that_are_wrong(tmp_path, changes, message):
         read_recipe(recipe_file(tmp_path, **changes))
 
 
+@pytest.mark.parametrize("content", ["", "\t- x", "[]", "5"])
+def test_recipes_that_are_none(tmp_path, content):
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"recipe\.yaml: expected (a mapping|YAML)"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
 def test_files_to_push_needs_no_network(built, monkeypatch):
     monkeypatch.setattr(HfApi, "__init__", None)
     assert files_to_push(built)["config.json"] == (built / "config.json").stat().st_size
+
+
+def test_changed_weights_are_not_lost_in_a_reference(hub, recipe, tmp_path):
+    model = MoEEModel.from_pretrained("lab/backbone")
+    model.encode("A text.")
+    model.save_reference(tmp_path / "one")
+    with torch.no_grad():
+        model.model.layers[0].mlp.gate.weight.mul_(2)
+    with pytest.raises(ValueError, match="they were changed since, which a reference cannot hold"):
+        model.save_reference(tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_reference_to_a_reference_names_the_weights(hub, recipe, tmp_path):
+    MoEEModel.from_pretrained("lab/backbone").push_to_hub("author/first", reference=True)
+    recipe = recipe_file(tmp_path, base_model_name_or_path="author/first")
+    folder = build(read_recipe(recipe), tmp_path / "built")
+    assert ModelCard.load(folder / "README.md").data.base_model == "lab/backbone"
+    record = json.loads((folder / "moee_build.json").read_text())
+    assert (record["base_model"], record["base_model_revision"]) == ("lab/backbone", hub.head("lab/backbone"))
+
+
+def test_a_build_that_fails_leaves_nothing(hub, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("moee_hf.export.model_card", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(read_recipe(recipe), tmp_path / "built")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("built")] == []
+
+
+@pytest.mark.parametrize("repo_id", ["a b/c", "/", "x/", "a/b/c", "author/a--b", "../x", ""])
+def test_names_that_no_repository_can_have(recipe, tmp_path, repo_id):
+    with pytest.raises(ValueError, match="repo_id: expected 'namespace/name' or 'name'"):
+        build(read_recipe(recipe), tmp_path / "built", repo_id=repo_id)
+
+
+def test_a_card_that_the_hub_refuses(hub, built):
+    card = built / "README.md"
+    card.write_text(card.read_text().replace("license: apache-2.0", "license: my-own"))
+    with pytest.raises(ValueError, match='"license" must be one of the known identifiers'):
+        push(built)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_record_or_card(built, content):
+    (built / "README.md").write_text("---\n{[\n---\n")
+    with pytest.raises(ValueError, match=r"README\.md: expected a model card with YAML at its head"):
+        files_to_push(built)
+    (built / "moee_build.json").write_text(content)
+    with pytest.raises(ValueError, match="expected the record of a build"):
+        files_to_push(built)
+
+
+def test_no_network_is_a_sentence(built):
+    done = run(SCRIPTS / "push.py", built, HF_ENDPOINT="http://127.0.0.1:9")
+    assert re.fullmatch(r"push: author/published: the Hub cannot be reached .*\n", done.stderr)
+    done = run(SCRIPTS / "verify.py", "author/published", HF_ENDPOINT="http://127.0.0.1:9")
+    assert re.fullmatch(r"verify: .*\n", done.stderr)

@@ -11,14 +11,13 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TEXTS
+from conftest import BACKBONE, ROOT, TEXTS
 from hub import Repository
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from moee_hf import MoEEConfig, MoEEModel
 
-BACKBONE = {path.name: path.read_bytes() for path in (ROOT / "moee_hf" / "embedded").iterdir() if path.suffix != ".md"}
 REFERENCE = "author/reference"
 
 
