@@ -37,7 +37,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
 
     _hub_kwargs: dict[str, Any]
     _origin: tuple[str, str | None] | None
-    _versions: list[tuple[torch.Tensor, int]]
+    _versions: dict[str, int]
     _tokenizer: PreTrainedTokenizerBase | None
 
     @classmethod
@@ -88,7 +88,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             model.set_statistics(**read_statistics(source, **hub_kwargs))
         model._hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
         model._origin = _origin(source, config, **kwargs)
-        model._versions = [(weight, weight._version) for weight in backbone.parameters()]
+        model._versions = {name: weight._version for name, weight in backbone.named_parameters()}
         return (model, info) if output_loading_info else model
 
     @classmethod
@@ -148,15 +148,16 @@ class MoEEPreTrainedModel(PreTrainedModel):
             OSError: If the Hub cannot say which commit that is.
             ValueError: If the model was loaded from a folder and no repository is given, or its weights were changed.
         """
-        if any(weight._version > version for weight, version in self._versions):
-            raise ValueError(
-                "save_reference: expected the weights as they were loaded; they were changed since, which a reference "
-                "cannot hold. Use save_pretrained, or push_to_hub without reference=True."
-            )
         base, revision = base_model_name_or_path, base_model_revision
         if base is None and self._origin is not None:
             base, commit = self._origin
             revision = revision or commit
+            # torch counts what is written into a tensor
+            if any(weight._version > self._versions.get(name, 0) for name, weight in self.model.named_parameters()):
+                raise ValueError(
+                    "save_reference: expected the weights as they were loaded; they were changed since, which a "
+                    "reference cannot hold. Use save_pretrained, or push_to_hub without reference=True."
+                )
         if base is None or os.path.exists(base):
             raise ValueError(
                 "save_reference: expected a model whose weights are those in the root of a repository on the Hub; "

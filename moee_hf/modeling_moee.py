@@ -70,7 +70,7 @@ class MoEEModel(MoEEPreTrainedModel):
         self.statistics = Statistics(config.hidden_size, config.router_shape)
         self._hub_kwargs = {}
         self._origin = None
-        self._versions = []
+        self._versions = {}
         self._tokenizer = None
         with no_init_weights():  # the backbone has its weights
             self.post_init()
