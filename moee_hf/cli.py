@@ -8,6 +8,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     similarity = commands.add_parser("similarity", help="print the cosine similarity of every text with every other")
     similarity.add_argument("texts", nargs="+", metavar="TEXT")
     _add_model_flags(similarity)
+    _add_embedding_flags(similarity)
     similarity.set_defaults(run=_similarity)
 
     embed = commands.add_parser("embed", help="embed the texts of a file")
@@ -68,7 +70,21 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--batch-size", type=_batch_size, default=32, help="texts per forward pass (default: 32)")
     embed.add_argument("--normalize", action="store_true", help="scale embeddings to length 1")
     _add_model_flags(embed)
+    _add_embedding_flags(embed)
     embed.set_defaults(run=_embed)
+
+    calibrate = commands.add_parser(
+        "calibrate", help="fit the statistics that standardize embeddings on the texts of a file, and save the model"
+    )
+    calibrate.add_argument(
+        "input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line"
+    )
+    calibrate.add_argument("--output", required=True, metavar="FOLDER", help="a new folder for the model")
+    calibrate.add_argument("--reference", action="store_true", help="save it without the weights, which the Hub has")
+    calibrate.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
+    calibrate.add_argument("--batch-size", type=_batch_size, default=32, help="texts per forward pass (default: 32)")
+    _add_model_flags(calibrate)
+    calibrate.set_defaults(run=_calibrate)
 
     info = commands.add_parser("info", help="print what a model gives and takes, from its configuration alone")
     info.add_argument("model", metavar="MODEL", nargs="?", default=EMBEDDED, help="folder, config.json or Hub id")
@@ -87,13 +103,16 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--prompt", help=f"name of a prompt, or a template with {TEXT} (default: the model's)")
     parser.add_argument(
-        "--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)"
-    )
-    parser.add_argument("--alpha", type=_alpha, help="weight of the routing part in 'sum' (default: the model's)")
-    parser.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
+
+
+def _add_embedding_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)"
+    )
+    parser.add_argument("--alpha", type=_alpha, help="weight of the routing part in 'sum' (default: the model's)")
 
 
 def _batch_size(value: str) -> int:
@@ -127,10 +146,14 @@ def _load(arguments: argparse.Namespace) -> MoEEModel:
     return MoEEModel.from_pretrained(arguments.model, dtype=arguments.dtype, device_map=device, **hub)
 
 
-def _encode(model: MoEEModel, texts: list[str], arguments: argparse.Namespace, **options: Any) -> Any:
+def _prompt(arguments: argparse.Namespace) -> dict[str, Any]:
     prompt = arguments.prompt
-    which = {"prompt": prompt} if prompt is not None and TEXT in prompt else {"prompt_name": prompt}
-    return model.encode(texts, combination=arguments.combination, alpha=arguments.alpha, **which, **options)
+    return {"prompt": prompt} if prompt is not None and TEXT in prompt else {"prompt_name": prompt}
+
+
+def _encode(model: MoEEModel, texts: list[str], arguments: argparse.Namespace, **options: Any) -> Any:
+    options |= {"combination": arguments.combination, "alpha": arguments.alpha, **_prompt(arguments)}
+    return model.encode(texts, **options)
 
 
 def _similarity(arguments: argparse.Namespace) -> None:
@@ -171,6 +194,17 @@ def _embed(arguments: argparse.Namespace) -> None:
     }
     write_embeddings(arguments.output, texts, embeddings, metadata)
     print(f"{len(texts)} embeddings of width {embeddings.shape[1]}: {arguments.output}", file=sys.stderr)
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    output = Path(arguments.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output}: expected a new or empty folder for the model; there is something. Name another.")
+    texts = read_texts(arguments.input, arguments.column)
+    model = _load(arguments)
+    model.calibrate(texts, batch_size=arguments.batch_size, **_prompt(arguments))
+    (model.save_reference if arguments.reference else model.save_pretrained)(output)
+    print(f"calibrated on {len(texts)} texts: {output}", file=sys.stderr)
 
 
 def _info(arguments: argparse.Namespace) -> None:

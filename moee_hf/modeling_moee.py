@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from .functional_moee import check_alpha, combine, pad_right, similarity, simila
 from .loading_moee import MoEEPreTrainedModel
 from .prompts_moee import check_template, check_texts, tokenize
 from .routing_moee import Capture, backbone_class, install_hooks, layer_to_read, text_model
-from .statistics_moee import Statistics
+from .statistics_moee import Moments, Statistics
 
 logger = logging.get_logger(__name__)
 
@@ -100,11 +102,7 @@ class MoEEModel(MoEEPreTrainedModel):
         """
         config = self.config
         inputs, mask = self._right_padded(input_ids, attention_mask, inputs_embeds)
-        layer = layer_to_read(config.hidden_layer, self.num_layers)
-        with Capture(mask, config.pooling, config.router_activation, rows := config.router_rows, layer) as captured:
-            output = text_model(self.model)(**inputs, attention_mask=mask, use_cache=False)
-        hidden = captured.hidden_state(output.last_hidden_state)  # [B, D]
-        routing = captured.routing_weights(hidden.device)  # [B, L, E]
+        hidden, routing = self._read(inputs, mask, rows := config.router_rows)
         h, r = self.statistics(hidden, routing, rows) if config.standardize else (hidden, routing)
         combination = config.combination if combination is None else combination
         alpha = config.alpha if alpha is None else alpha
@@ -150,29 +148,18 @@ class MoEEModel(MoEEPreTrainedModel):
         one, texts = isinstance(texts, str), check_texts(texts)
         size = config.size(config.combination if combination is None else combination)
         check_alpha("alpha", config.alpha if alpha is None else alpha)
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
+        _check_batch_size(batch_size)
         ids = self._token_ids(texts, prompt_name, prompt)
-
-        order = sorted(range(len(texts)), key=lambda i: len(ids[i]), reverse=True)
-        progress = logging.tqdm(
-            total=len(texts),
-            desc="Embedding",
-            unit="text",
-            disable=None if show_progress_bar is None else not show_progress_bar,
-            delay=5 if show_progress_bar is None else 0,
-        )
+        progress = _progress(show_progress_bar, "Embedding", len(texts))
+        order: list[int] = []
         batches = [torch.empty(0, size, dtype=torch.float32)]
-        device = self._input_device()
-        self.eval()
         with torch.inference_mode(), progress:
-            for start in range(0, len(order), batch_size):
-                batch = _pad([ids[i] for i in order[start : start + batch_size]])
-                batch = {name: values.to(device) for name, values in batch.items()}
+            for places, batch in self._batches(ids, batch_size):
                 vectors = self(**batch, combination=combination, alpha=alpha).embeddings
                 vectors = F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
                 batches.append(vectors if convert_to_tensor else vectors.cpu())
-                progress.update(len(vectors))
+                order += places
+                progress.update(len(places))
         # back in the order given; outside inference_mode, so that the result is an ordinary tensor
         embeddings = torch.cat([part.to(batches[-1].device) for part in batches])[np.argsort(order)]
         if len(bad := (~embeddings.isfinite().all(dim=1)).nonzero()):
@@ -206,6 +193,53 @@ class MoEEModel(MoEEPreTrainedModel):
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)
 
+    def calibrate(
+        self,
+        texts: Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> None:
+        """Fit mean and standard deviation of HS and RW on a corpus, store them, and standardize with them from now on.
+
+        The texts are read once, as they come, and not kept. The statistics hold for embeddings of the same prompt,
+        `pooling`, `hidden_layer` and `router_activation`, and for any choice of `router_layers`, `combination` and
+        `alpha`.
+
+        Args:
+            texts: General text of the kind to be embedded, some thousands; never the texts of a test.
+            prompt_name: As in `encode`, here and below.
+            prompt: A template with `{text}` once.
+            batch_size: Texts per forward pass; the statistics do not depend on it beyond the rounding of float32.
+            show_progress_bar: None: on a terminal, once the work has taken some seconds.
+
+        Raises:
+            TypeError: If a text is not a string.
+            ValueError: If there are fewer than two texts, or one cannot be embedded; the model stays as it was then.
+        """
+        _check_batch_size(batch_size)
+        rows = list(range(self.config.router_shape[0]))
+        hidden_moments, routing_moments = Moments(), Moments()
+        stream = iter(check_texts(texts) if isinstance(texts, str) else texts)
+        with torch.inference_mode(), _progress(show_progress_bar, "Calibrating", None) as progress:
+            while window := check_texts(islice(stream, 1024)):
+                for places, batch in self._batches(self._token_ids(window, prompt_name, prompt), batch_size):
+                    inputs, mask = self._right_padded(**batch)
+                    hidden, routing = self._read(inputs, mask, rows)
+                    hidden_moments.update(hidden)
+                    routing_moments.update(routing)
+                    progress.update(len(places))
+        if hidden_moments.count < 2:
+            raise ValueError(f"texts: expected two or more to calibrate on; got {hidden_moments.count}.")
+        self.set_statistics(
+            hidden_mean=hidden_moments.mean,
+            hidden_std=hidden_moments.std,
+            routing_mean=routing_moments.mean,
+            routing_std=routing_moments.std,
+        )
+        self.config.standardize = True
+
     def set_statistics(self, **statistics: torch.Tensor) -> None:
         """Store the statistics that `config.standardize` uses; they are saved and loaded with the model.
 
@@ -220,8 +254,32 @@ class MoEEModel(MoEEPreTrainedModel):
         self.statistics.store(**statistics)
         self.config.calibrated = True
 
+    def _read(
+        self, inputs: dict[str, torch.Tensor], mask: torch.Tensor, rows: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        config, layer = self.config, layer_to_read(self.config.hidden_layer, self.num_layers)
+        with Capture(mask, config.pooling, config.router_activation, rows, layer) as captured:
+            output = text_model(self.model)(**inputs, attention_mask=mask, use_cache=False)
+        hidden = captured.hidden_state(output.last_hidden_state)  # [B, D]
+        return hidden, captured.routing_weights(hidden.device)  # [B, L, E]
+
+    def _batches(self, ids: list[list[int]], batch_size: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Texts of similar length together, the longest first: their places, and their tokens where they are read."""
+        self.eval()
+        embedding = self.get_input_embeddings()
+        # where accelerate runs an embedding that it offloads, else where the embedding is
+        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+        device = embedding.weight.device if device is None else device
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            yield places, {name: values.to(device) for name, values in _pad([ids[i] for i in places]).items()}
+
     def _right_padded(
-        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         values = input_ids if inputs_embeds is None else inputs_embeds
         if values is None or (input_ids is not None and inputs_embeds is not None):
@@ -261,11 +319,16 @@ class MoEEModel(MoEEPreTrainedModel):
             )
         return ids
 
-    def _input_device(self) -> torch.device:
-        embedding = self.get_input_embeddings()
-        # where accelerate runs an embedding that it offloads, else where the embedding is
-        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-        return embedding.weight.device if device is None else device
+
+def _check_batch_size(batch_size: object) -> None:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
+
+
+def _progress(show: bool | None, what: str, total: int | None) -> Any:
+    return logging.tqdm(
+        total=total, desc=what, unit="text", disable=None if show is None else not show, delay=5 if show is None else 0
+    )
 
 
 def _pad(ids: list[list[int]]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Statistics of a corpus, stored with a model, that standardize every text in the same way."""
+"""Statistics of a corpus: fitted in one pass, stored with a model, and the same for every text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,35 @@ import torch
 from torch import nn
 
 from .functional_moee import standardize
+
+
+class Moments:
+    """Mean and standard deviation of vectors that come in batches, in float64, whatever their order and batches.
+
+    Two sets are merged by the formula of Chan, Golub and LeVeque (1979), which does not cancel as sums of squares do.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self.squares = torch.zeros((), dtype=torch.float64)  # of the distances from the mean, summed
+
+    def update(self, batch: torch.Tensor) -> None:
+        """Add the vectors of a batch, of shape `(n, ...)` with n >= 1."""
+        batch = batch.detach().to("cpu", torch.float64)
+        mean = batch.mean(dim=0)
+        distance, total = mean - self.mean, self.count + len(batch)
+        self.squares = self.squares + (batch - mean).square().sum(dim=0)
+        self.squares = self.squares + distance.square() * (self.count * len(batch) / total)
+        self.mean = self.mean + distance * (len(batch) / total)
+        self.count = total
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Standard deviation of the vectors so far (of all of them: divided by n); 1 where they never change."""
+        std = (self.squares / self.count).sqrt()
+        # what rounding in float32 leaves of a constant would be blown up to noise
+        return torch.where(std > 1e-6 * self.mean.abs(), std, 1.0)
 
 
 class Statistics(nn.Module):
@@ -51,7 +80,7 @@ class Statistics(nn.Module):
             if bad := int((~value.isfinite() | (name.endswith("std") & (value <= 0))).sum()):
                 raise ValueError(
                     f"statistics: expected finite means and positive standard deviations; got {bad} values of {name} "
-                    "that are not. What never changes over a corpus has no standard deviation: take a larger one."
+                    "that are not. Give what never changes over a corpus the standard deviation 1."
                 )
         for name, value in given.items():
             setattr(self, name, value)
@@ -71,8 +100,8 @@ class Statistics(nn.Module):
         """
         if self.hidden_mean is None:
             raise ValueError(
-                "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Store them "
-                "with model.set_statistics(...), or set config.standardize = False."
+                "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Fit them "
+                "with model.calibrate(texts), or set config.standardize = False."
             )
         return (
             standardize(hidden, self.hidden_mean, self.hidden_std),
