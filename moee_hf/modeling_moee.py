@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 from .configuration_moee import MoEEConfig
 from .functional_moee import check_alpha, combine, pad_right, similarity, similarity_pairwise
 from .loading_moee import MoEEPreTrainedModel
-from .prompts_moee import check_template, check_texts, tokenize
+from .prompts_moee import check_template, check_texts, stream_texts, tokenize
 from .routing_moee import Capture, backbone_class, install_hooks, layer_to_read, text_model
 from .statistics_moee import Moments, Statistics
 
@@ -221,9 +221,9 @@ class MoEEModel(MoEEPreTrainedModel):
         _check_batch_size(batch_size)
         rows = list(range(self.config.router_shape[0]))
         hidden_moments, routing_moments = Moments(), Moments()
-        stream = iter(check_texts(texts) if isinstance(texts, str) else texts)
+        stream = stream_texts(texts)
         with torch.inference_mode(), _progress(show_progress_bar, "Calibrating", None) as progress:
-            while window := check_texts(islice(stream, 1024)):
+            while window := list(islice(stream, 1024)):
                 for places, batch in self._batches(self._token_ids(window, prompt_name, prompt), batch_size):
                     inputs, mask = self._right_padded(**batch)
                     hidden, routing = self._read(inputs, mask, rows)

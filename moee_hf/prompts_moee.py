@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -46,7 +47,12 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
 
 
 def check_texts(texts: str | Iterable[str]) -> list[str]:
-    """Return the texts, one or several, as a list of strings that a tokenizer can read.
+    """Return the texts, one or several, as a list; errors are those of `stream_texts`."""
+    return list(stream_texts(texts))
+
+
+def stream_texts(texts: str | Iterable[str]) -> Iterator[str]:
+    """Return an iterator over the texts, one or several, which lets pass what a tokenizer can read.
 
     Raises:
         TypeError: If a text is not a string.
@@ -54,14 +60,16 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
     """
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | bytes):
         raise TypeError(f"texts: expected a string or several; got {texts!r} of type {type(texts).__name__}.")
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}]: expected a string; got {text!r} of type {type(text).__name__}.")
-        if not text:
-            raise ValueError(f"texts[{i}]: expected a text to embed; got an empty string. Leave it out.")
-        _check_unicode(f"texts[{i}]", text)
-    return texts
+    return map(_checked_text, itertools.count(), [texts] if isinstance(texts, str) else texts)
+
+
+def _checked_text(i: int, text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"texts[{i}]: expected a string; got {text!r} of type {type(text).__name__}.")
+    if not text:
+        raise ValueError(f"texts[{i}]: expected a text to embed; got an empty string. Leave it out.")
+    _check_unicode(f"texts[{i}]", text)
+    return text
 
 
 def check_template(name: str, template: object) -> None:

@@ -116,7 +116,9 @@ def test_texts_are_a_stream_read_once_and_not_kept(model, monkeypatch):
         ([], ValueError, "expected two or more to calibrate on; got 0"),
         ("One text.", ValueError, "expected two or more to calibrate on; got 1"),
         (["a", 7], TypeError, r"texts\[1\]: expected a string; got 7"),
-        (["a", ""], ValueError, "got an empty string"),
+        (["a", ""], ValueError, r"texts\[1\]: expected a text to embed; got an empty string"),
+        (["a"] * 1030 + [""], ValueError, r"texts\[1030\]: expected a text to embed; got an empty string"),
+        ({"a": "b", "c": "d"}, TypeError, "texts: expected a string or several"),
     ],
 )
 def test_a_corpus_that_is_none_changes_nothing(model, texts, error, message):
