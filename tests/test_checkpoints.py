@@ -196,7 +196,7 @@ def test_statistics_are_saved_and_loaded_with_the_weights(tmp_path):
 
 def test_standardize_without_statistics_says_what_to_do(model):
     model.config.standardize = True
-    with pytest.raises(ValueError, match=r"standardize: expected a model with statistics.*set_statistics"):
+    with pytest.raises(ValueError, match=r"standardize: expected a model with statistics.*model\.calibrate"):
         model.encode("text")
 
 

@@ -14,7 +14,7 @@ import torch
 from conftest import BACKBONE, ROOT, TEXTS
 from hub import Repository
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, BitsAndBytesConfig
 
 from moee_hf import MoEEConfig, MoEEModel
 
@@ -77,6 +77,11 @@ def test_options_of_transformers_pass_through(reference):
     model = AutoModel.from_pretrained(reference, dtype=torch.float16, device_map="cpu", attn_implementation="eager")
     assert model.dtype == torch.float16
     assert model.model.config._attn_implementation == "eager"
+
+
+def test_quantization_reaches_its_quantizer(reference):
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        MoEEModel.from_pretrained(reference, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
 
 
 def test_offload(reference, tmp_path):
