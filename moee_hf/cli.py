@@ -8,7 +8,6 @@ import os
 import sys
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ import transformers
 from . import __version__
 from .backbones import supported_backbones
 from .configuration_moee import EMBEDDED, MoEEConfig
-from .files import check_output, read_texts, write_embeddings
+from .files import check_new_folder, check_output, read_texts, write_embeddings
 from .functional_moee import COMBINATIONS, check_alpha
-from .info import model_info, quantity
+from .info import dtype_name, model_info, quantity
 from .modeling_moee import MoEEModel
 from .prompts_moee import TEXT
 
@@ -62,12 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     similarity.set_defaults(run=_similarity)
 
     embed = commands.add_parser("embed", help="embed the texts of a file")
-    embed.add_argument(
-        "input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line"
-    )
+    _add_input_flags(embed)
     embed.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
-    embed.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
-    embed.add_argument("--batch-size", type=_batch_size, default=32, help="texts per forward pass (default: 32)")
     embed.add_argument("--normalize", action="store_true", help="scale embeddings to length 1")
     _add_model_flags(embed)
     _add_embedding_flags(embed)
@@ -76,13 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser(
         "calibrate", help="fit the statistics that standardize embeddings on the texts of a file, and save the model"
     )
-    calibrate.add_argument(
-        "input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line"
-    )
+    _add_input_flags(calibrate)
     calibrate.add_argument("--output", required=True, metavar="FOLDER", help="a new folder for the model")
     calibrate.add_argument("--reference", action="store_true", help="save it without the weights, which the Hub has")
-    calibrate.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
-    calibrate.add_argument("--batch-size", type=_batch_size, default=32, help="texts per forward pass (default: 32)")
     _add_model_flags(calibrate)
     calibrate.set_defaults(run=_calibrate)
 
@@ -94,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     backbones = commands.add_parser("backbones", help="list the supported architectures of the installed transformers")
     backbones.set_defaults(run=lambda arguments: print("\n".join(supported_backbones())))
     return parser
+
+
+def _add_input_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line"
+    )
+    parser.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
+    parser.add_argument("--batch-size", type=_batch_size, default=32, help="texts per forward pass (default: 32)")
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -197,9 +196,7 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    output = Path(arguments.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output}: expected a new or empty folder for the model; there is something. Name another.")
+    output = check_new_folder(arguments.output)
     texts = read_texts(arguments.input, arguments.column)
     model = _load(arguments)
     model.calibrate(texts, batch_size=arguments.batch_size, **_prompt(arguments))
@@ -213,20 +210,16 @@ def _info(arguments: argparse.Namespace) -> None:
     active = "unknown" if info.active_parameters is None else quantity(info.active_parameters)
     dtypes = (torch.float32, torch.bfloat16)
     rows = {
-        "backbone": f"{info.model_type}, {info.num_layers} layers, {_name(info.dtype)}",
+        "backbone": f"{info.model_type}, {info.num_layers} layers, {dtype_name(info.dtype)}",
         "routers": f"{info.num_moe_layers} MoE layers x {info.num_experts} experts{visits}",
         "HS": str(info.hidden_size),
         "RW": str(info.embedding_sizes["rw"]),
         "embedding": ", ".join(f"{combination} {size}" for combination, size in info.embedding_sizes.items()),
         "parameters": f"{quantity(info.parameters)}, active {active} (without the language-model head)",
-        "weights": ", ".join(f"{info.memory(dtype) / 2**30:.2f} GiB in {_name(dtype)}" for dtype in dtypes),
+        "weights": ", ".join(f"{info.memory(dtype) / 2**30:.2f} GiB in {dtype_name(dtype)}" for dtype in dtypes),
     }
     for name, value in rows.items():
         print(f"{name:<11} {value}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 if __name__ == "__main__":

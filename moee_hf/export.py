@@ -28,6 +28,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.numpy import save_file
 
 from . import __version__
+from .files import check_new_folder
 from .functional_moee import COMBINATIONS
 from .hub_moee import hub_errors
 from .model_card import EXAMPLES, model_card
@@ -61,9 +62,7 @@ def build(
         OSError: If the backbone cannot be had.
         ValueError: If the folder is not empty, or a reference is asked for of a backbone that is not on the Hub.
     """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target}: expected a new or empty folder to build in; there is something. Name another.")
+    target = check_new_folder(folder)
     repo_id = recipe.repo_id if repo_id is None else repo_id
     check_repo_id("repo_id", repo_id)
     repo_id = _with_namespace(repo_id, token)

@@ -68,6 +68,18 @@ def check_output(output: str) -> None:
         _pyarrow()
 
 
+def check_new_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder to write, which is empty or not there yet.
+
+    Raises:
+        ValueError: If there is something.
+    """
+    path = Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path}: expected a new or empty folder; there is something. Name another.")
+    return path
+
+
 def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
     """Write embeddings, complete or not at all.
 

@@ -26,8 +26,6 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
 
 def is_repo_id(value: str) -> bool:
     """Whether this can be the id of a repository on the Hub."""

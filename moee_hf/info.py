@@ -86,3 +86,8 @@ def quantity(number: int) -> str:
     """Write a number of parameters as one reads it: 6.92 B."""
     size, unit = next((size, unit) for size, unit in _UNITS if number >= size)
     return f"{number / size:.2f} {unit}".rstrip()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Write a type of tensors as configurations do: bfloat16."""
+    return str(dtype).removeprefix("torch.")

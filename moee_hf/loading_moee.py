@@ -13,12 +13,13 @@ from transformers.initialization import no_init_weights
 from transformers.utils import PushToHubMixin
 
 from .configuration_moee import MoEEConfig, resolve_config, resolve_source
-from .hub_moee import HUB_KWARGS, resolve_commit
+from .hub_moee import resolve_commit
 from .prompts_moee import load_tokenizer
 from .repository_moee import read_statistics, write_repository
 from .routing_moee import backbone_class
 from .weights_moee import load_backbone
 
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # the fields of MoEEConfig that a caller chooses; the others are found in the backbone or set with the statistics
 CHOICES = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated"}
 _tokenizer_lock = threading.Lock()
@@ -36,7 +37,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
 
     _hub_kwargs: dict[str, Any]
-    _origin: tuple[str, str | None] | None
+    _origin: tuple[str, str] | None
     _versions: dict[str, int]
     _tokenizer: PreTrainedTokenizerBase | None
 
@@ -72,7 +73,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         source = resolve_source(pretrained_model_name_or_path)
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
         kwargs["revision"] = resolve_commit(source, **kwargs)
-        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
         fields = {name: kwargs.pop(name) for name in CHOICES if name in kwargs}
         if config is None:
             config = resolve_config(source, **hub_kwargs)
@@ -81,13 +82,13 @@ class MoEEPreTrainedModel(PreTrainedModel):
         for name, value in fields.items():
             setattr(config, name, value)
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
-        backbone, info = load_backbone(source, config, **kwargs)
+        backbone, info, origin = load_backbone(source, config, **kwargs)
         config.name_or_path = source
         model = cls(config, backbone).eval()
         if config.calibrated:
             model.set_statistics(**read_statistics(source, **hub_kwargs))
         model._hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
-        model._origin = _origin(source, config, **kwargs)
+        model._origin = origin
         model._versions = {name: weight._version for name, weight in backbone.named_parameters()}
         return (model, info) if output_loading_info else model
 
@@ -150,8 +151,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """
         base, revision = base_model_name_or_path, base_model_revision
         if base is None and self._origin is not None:
-            base, commit = self._origin
-            revision = revision or commit
+            base, loaded = self._origin
+            revision = revision or loaded
             # torch counts what is written into a tensor
             if any(weight._version > self._versions.get(name, 0) for name, weight in self.model.named_parameters()):
                 raise ValueError(
@@ -203,14 +204,6 @@ class MoEEPreTrainedModel(PreTrainedModel):
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-
-
-def _origin(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[str, str | None] | None:
-    """Repository and commit that a reference can name for the weights that were loaded; None if there is none."""
-    special = any(kwargs.get(name) for name in ("variant", "gguf_file"))
-    if config.base_model_name_or_path is not None:
-        return None if special else (config.base_model_name_or_path, config.base_model_revision)
-    return None if special or kwargs["revision"] is None or kwargs.get("subfolder") else (source, kwargs["revision"])
 
 
 class _ReferenceModel(PushToHubMixin):

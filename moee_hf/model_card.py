@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import ModelCardData
 
 from . import __version__
-from .info import model_info, quantity
+from .info import dtype_name, model_info, quantity
 from .modeling_moee import MoEEModel
 from .recipes import Recipe
 
@@ -161,7 +161,7 @@ def model_card(
         parameters=quantity(info.parameters),
         active=active,
         memory=", ".join(
-            f"{info.memory(dtype) / 2**20:,.0f} MiB in {str(dtype).removeprefix('torch.')}"
+            f"{info.memory(dtype) / 2**20:,.0f} MiB in {dtype_name(dtype)}"
             for dtype in (torch.bfloat16, torch.float32)
         ),
         version=__version__,

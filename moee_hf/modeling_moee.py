@@ -101,8 +101,7 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If a text has no token, or shapes do not fit.
         """
         config = self.config
-        inputs, mask = self._right_padded(input_ids, attention_mask, inputs_embeds)
-        hidden, routing = self._read(inputs, mask, rows := config.router_rows)
+        hidden, routing = self._read(rows := config.router_rows, input_ids, attention_mask, inputs_embeds)
         h, r = self.statistics(hidden, routing, rows) if config.standardize else (hidden, routing)
         combination = config.combination if combination is None else combination
         alpha = config.alpha if alpha is None else alpha
@@ -225,8 +224,7 @@ class MoEEModel(MoEEPreTrainedModel):
         with torch.inference_mode(), _progress(show_progress_bar, "Calibrating", None) as progress:
             while window := list(islice(stream, 1024)):
                 for places, batch in self._batches(self._token_ids(window, prompt_name, prompt), batch_size):
-                    inputs, mask = self._right_padded(**batch)
-                    hidden, routing = self._read(inputs, mask, rows)
+                    hidden, routing = self._read(rows, **batch)
                     hidden_moments.update(hidden)
                     routing_moments.update(routing)
                     progress.update(len(places))
@@ -255,8 +253,13 @@ class MoEEModel(MoEEPreTrainedModel):
         self.config.calibrated = True
 
     def _read(
-        self, inputs: dict[str, torch.Tensor], mask: torch.Tensor, rows: list[int]
+        self,
+        rows: list[int],
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, mask = self._right_padded(input_ids, attention_mask, inputs_embeds)
         config, layer = self.config, layer_to_read(self.config.hidden_layer, self.num_layers)
         with Capture(mask, config.pooling, config.router_activation, rows, layer) as captured:
             output = text_model(self.model)(**inputs, attention_mask=mask, use_cache=False)
@@ -276,10 +279,7 @@ class MoEEModel(MoEEPreTrainedModel):
             yield places, {name: values.to(device) for name, values in _pad([ids[i] for i in places]).items()}
 
     def _right_padded(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor | None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         values = input_ids if inputs_embeds is None else inputs_embeds
         if values is None or (input_ids is not None and inputs_embeds is not None):

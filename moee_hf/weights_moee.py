@@ -12,11 +12,13 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_moee import MoEEConfig
-from .hub_moee import HUB_KWARGS, hub_errors, optional_file, resolve_commit, warn_if_moved
+from .hub_moee import hub_errors, optional_file, resolve_commit, warn_if_moved
 from .routing_moee import backbone_class
 
 
-def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def load_backbone(
+    source: str, config: MoEEConfig, **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any], tuple[str, str] | None]:
     """Load the backbone of a MoEE repository or a plain checkpoint, by transformers' own code for it.
 
     Args:
@@ -25,7 +27,8 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTr
         kwargs: Those of `PreTrainedModel.from_pretrained`.
 
     Returns:
-        The backbone, and transformers' report on its weights.
+        The backbone, transformers' report on its weights, and the repository and commit that a reference can name for
+        them; None if there is none.
 
     Raises:
         OSError: If the weights cannot be had.
@@ -69,14 +72,15 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> tuple[PreTr
             f"{source}: expected the weights of the {architecture} backbone that its config.json describes; "
             f"{len(mismatched)} have another shape, the first {name!r}: {tuple(got)} in place of {tuple(expected)}."
         )
-    return backbone, info
+    special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
+    origin = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
+    return backbone, info, origin
 
 
 def _check_files(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:
     # transformers would also read pickled weights, have a service convert them, follow an index anywhere, or load
     # another model because an adapter says so
-    hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
-    if optional_file(source, "adapter_config.json", **hub_kwargs):
+    if optional_file(source, "adapter_config.json", **kwargs):
         raise ValueError(
             f"{source}: expected the weights of a backbone; there is an adapter_config.json. Merge the adapter into "
             "its base model, and load what that saves."
@@ -89,7 +93,7 @@ def _check_files(source: str, config: PreTrainedConfig, variant: str | None = No
         _check_names(source, "config.json", [named], (".safetensors", ".safetensors.index.json"))
         names = [named]
     for name in names:
-        if path := optional_file(source, name, **hub_kwargs):
+        if path := optional_file(source, name, **kwargs):
             if path.suffix == ".json":
                 _check_names(source, name, _shards(source, path), ".safetensors")
             return

@@ -66,6 +66,12 @@ def model(loaded: MoEEModel):
     loaded.config, loaded.statistics = config, statistics
 
 
+def set_random_statistics(model: MoEEModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = model.statistics.shapes
+    model.set_statistics(**{name: torch.rand(shape, generator=generator) + 0.1 for name, shape in shapes.items()})
+
+
 @pytest.fixture(scope="session")
 def _server(tmp_path_factory):
     with Hub(tmp_path_factory.mktemp("xet")).serve(_socket) as hub:

@@ -11,7 +11,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import BACKBONE, ROOT, TEXTS
+from conftest import BACKBONE, ROOT, TEXTS, set_random_statistics
 from hub import Repository
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BitsAndBytesConfig
@@ -94,9 +94,7 @@ def test_offload(reference, tmp_path):
 
 def test_statistics_travel_and_a_reference_of_a_reference(hub, backbone, reference):
     model = MoEEModel.from_pretrained(reference)
-    generator = torch.Generator().manual_seed(0)
-    shapes = model.statistics.shapes
-    model.set_statistics(**{name: torch.rand(shape, generator=generator) + 0.1 for name, shape in shapes.items()})
+    set_random_statistics(model)
     model.config.standardize = True
     model.push_to_hub("author/calibrated", reference=True)
     again = MoEEModel.from_pretrained("author/calibrated")

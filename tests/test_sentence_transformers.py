@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import TEXTS, set_random_statistics
 from sentence_transformers import SentenceTransformer
 
 from moee_hf import MoEEModel
@@ -108,9 +108,7 @@ def test_what_it_saves_is_a_whole_repository(sentences, reference, tmp_path):
 
 
 def test_standardized(folder, reference, tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    shapes = reference.statistics.shapes
-    reference.set_statistics(**{name: torch.rand(shape, generator=generator) + 0.1 for name, shape in shapes.items()})
+    set_random_statistics(reference)
     reference.config.standardize = True
     reference.save_pretrained(tmp_path)
     sentences = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
