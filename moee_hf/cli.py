@@ -15,12 +15,19 @@ import transformers
 
 from . import __version__
 from .backbones import supported_backbones
+from .cli_evaluation import add_evaluation_commands, fit_alpha
 from .configuration_moee import EMBEDDED, MoEEConfig
 from .files import check_new_folder, check_output, read_texts, write_embeddings
-from .functional_moee import COMBINATIONS, check_alpha
+from .flags import (
+    add_embedding_flags,
+    add_input_flags,
+    add_model_flags,
+    add_prompt_flag,
+    embedding_options,
+    load_model,
+    prompt_options,
+)
 from .info import dtype_name, model_info, quantity
-from .modeling_moee import MoEEModel
-from .prompts_moee import TEXT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,26 +63,39 @@ def _parser() -> argparse.ArgumentParser:
 
     similarity = commands.add_parser("similarity", help="print the cosine similarity of every text with every other")
     similarity.add_argument("texts", nargs="+", metavar="TEXT")
-    _add_model_flags(similarity)
-    _add_embedding_flags(similarity)
+    add_model_flags(similarity)
+    add_prompt_flag(similarity)
+    add_embedding_flags(similarity)
     similarity.set_defaults(run=_similarity)
 
     embed = commands.add_parser("embed", help="embed the texts of a file")
-    _add_input_flags(embed)
+    add_input_flags(embed)
     embed.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
     embed.add_argument("--normalize", action="store_true", help="scale embeddings to length 1")
-    _add_model_flags(embed)
-    _add_embedding_flags(embed)
+    add_model_flags(embed)
+    add_prompt_flag(embed)
+    add_embedding_flags(embed)
     embed.set_defaults(run=_embed)
 
     calibrate = commands.add_parser(
         "calibrate", help="fit the statistics that standardize embeddings on the texts of a file, and save the model"
     )
-    _add_input_flags(calibrate)
+    add_input_flags(calibrate)
     calibrate.add_argument("--output", required=True, metavar="FOLDER", help="a new folder for the model")
     calibrate.add_argument("--reference", action="store_true", help="save it without the weights, which the Hub has")
-    _add_model_flags(calibrate)
+    calibrate.add_argument(
+        "--fit-alpha",
+        nargs="?",
+        const="",
+        metavar="DEV",
+        help="also choose the weight of the routing part: the best on a development set (.jsonl with sentence1, "
+        "sentence2, score), or without one, the one whose similarities agree best with both parts",
+    )
+    add_model_flags(calibrate)
+    add_prompt_flag(calibrate)
     calibrate.set_defaults(run=_calibrate)
+
+    add_evaluation_commands(commands)
 
     info = commands.add_parser("info", help="print what a model gives and takes, from its configuration alone")
     info.add_argument("model", metavar="MODEL", nargs="?", default=EMBEDDED, help="folder, config.json or Hub id")
@@ -87,77 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_input_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "input", metavar="FILE", help=".txt, .jsonl, .csv or .parquet; - for standard input, a text a line"
-    )
-    parser.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
-    parser.add_argument("--batch-size", type=_batch_size, default=32, help="texts per forward pass (default: 32)")
-
-
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default=EMBEDDED, help="folder or Hub id of a MoEE repository or a plain MoE checkpoint"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument("--prompt", help=f"name of a prompt, or a template with {TEXT} (default: the model's)")
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
-
-
-def _add_embedding_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)"
-    )
-    parser.add_argument("--alpha", type=_alpha, help="weight of the routing part in 'sum' (default: the model's)")
-
-
-def _batch_size(value: str) -> int:
-    if (number := int(value)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of texts >= 1; got {value}")
-    return number
-
-
-def _alpha(value: str) -> float:
-    try:
-        check_alpha("alpha", number := float(value))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return number
-
-
-def _device(name: str | None) -> str:
-    if name is None:
-        return "auto" if torch.cuda.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    if not available.get(kind):
-        there = ", ".join(kind for kind, here in available.items() if here)
-        raise ValueError(f"--device: expected one that is here ({there}); got {name!r}.")
-    return name
-
-
-def _load(arguments: argparse.Namespace) -> MoEEModel:
-    device = _device(arguments.device)
-    hub = {} if arguments.revision is None else {"revision": arguments.revision}
-    return MoEEModel.from_pretrained(arguments.model, dtype=arguments.dtype, device_map=device, **hub)
-
-
-def _prompt(arguments: argparse.Namespace) -> dict[str, Any]:
-    prompt = arguments.prompt
-    return {"prompt": prompt} if prompt is not None and TEXT in prompt else {"prompt_name": prompt}
-
-
-def _encode(model: MoEEModel, texts: list[str], arguments: argparse.Namespace, **options: Any) -> Any:
-    options |= {"combination": arguments.combination, "alpha": arguments.alpha, **_prompt(arguments)}
-    return model.encode(texts, **options)
-
-
 def _similarity(arguments: argparse.Namespace) -> None:
-    model = _load(arguments)
-    embeddings = _encode(model, arguments.texts, arguments)
+    model = load_model(arguments)
+    embeddings: Any = model.encode(arguments.texts, **embedding_options(arguments))
     # what cannot be shown on one line is shown escaped, so that the matrix stays one
     labels = [text if text.isprintable() else json.dumps(text, ensure_ascii=False) for text in arguments.texts]
     labels = [label if len(label) <= 48 else label[:47] + "…" for label in labels]
@@ -177,9 +129,12 @@ def _embed(arguments: argparse.Namespace) -> None:
     texts = read_texts(arguments.input, arguments.column)
     if not texts:
         raise ValueError(f"{arguments.input}: expected texts; got none.")
-    model = _load(arguments)
-    embeddings = _encode(
-        model, texts, arguments, batch_size=arguments.batch_size, normalize_embeddings=arguments.normalize
+    model = load_model(arguments)
+    embeddings: Any = model.encode(
+        texts,
+        batch_size=arguments.batch_size,
+        normalize_embeddings=arguments.normalize,
+        **embedding_options(arguments),
     )
     config = model.config
     metadata = {
@@ -198,8 +153,11 @@ def _embed(arguments: argparse.Namespace) -> None:
 def _calibrate(arguments: argparse.Namespace) -> None:
     output = check_new_folder(arguments.output)
     texts = read_texts(arguments.input, arguments.column)
-    model = _load(arguments)
-    model.calibrate(texts, batch_size=arguments.batch_size, **_prompt(arguments))
+    model = load_model(arguments)
+    model.calibrate(texts, batch_size=arguments.batch_size, **prompt_options(arguments.prompt))
+    if arguments.fit_alpha is not None:
+        model.config.alpha = fit_alpha(model, arguments.prompt, texts, arguments.fit_alpha, arguments.batch_size)
+        print(f"alpha: {model.config.alpha:g}", file=sys.stderr)
     (model.save_reference if arguments.reference else model.save_pretrained)(output)
     print(f"calibrated on {len(texts)} texts: {output}", file=sys.stderr)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,13 +18,16 @@ from safetensors.numpy import save_file
 if TYPE_CHECKING:
     import pyarrow
 
+# of text that is not UTF-8, and of gzip that is damaged
+_UNREADABLE = (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile)
+
 
 def read_texts(source: str, column: str = "text") -> list[str]:
     """Read the texts of a file, all of them, in order.
 
     Args:
-        source: A `.txt` (a text a line), `.jsonl`, `.csv` (with a header) or `.parquet` file, UTF-8; `-` is standard
-            input, a text a line.
+        source: A `.txt` (a text a line), `.jsonl` or `.csv` (with a header) file in UTF-8, which may be gzipped
+            (`.jsonl.gz`), or a `.parquet` file; `-` is standard input, a text a line.
         column: The field that holds the text, where the format has fields.
 
     Raises:
@@ -42,11 +47,39 @@ def read_texts(source: str, column: str = "text") -> list[str]:
             if not isinstance(text, str) or not text:
                 raise ValueError(f"{source}, {where}: expected a text; got {text!r}. Leave the row out.")
             texts.append(text)
-    except UnicodeDecodeError as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
     except csv.Error as error:
         raise ValueError(f"{source}: expected CSV; got something else ({error}).") from error
     return texts
+
+
+def read_fields(source: str, fields: Mapping[str, type | tuple[type, ...]]) -> dict[str, list[Any]]:
+    """Read some fields of every row of a `.jsonl` file, which may be gzipped, as columns.
+
+    Args:
+        source: The file.
+        fields: What a field is called, and what type its values must have.
+
+    Raises:
+        ValueError: If a row has no such field, a field has another type, or there is no row.
+        OSError: If the file cannot be read.
+    """
+    columns: dict[str, list[Any]] = {field: [] for field in fields}
+    try:
+        for where, line in _lines(_open(source), source, ""):
+            row = _json_fields(line, source, where, fields)
+            for field, kind in fields.items():
+                value = row[field]
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+                    raise ValueError(f"{source}, {where}: expected {field!r} of type {names}; got {value!r}.")
+                columns[field].append(value)
+    except _UNREADABLE as error:
+        raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
+    if not all(columns.values()):
+        raise ValueError(f"{source}: expected rows; got none.")
+    return columns
 
 
 def check_output(output: str) -> None:
@@ -57,7 +90,7 @@ def check_output(output: str) -> None:
         OSError: If the folder is not there or not writable.
         ImportError: If the format needs a package that is not installed.
     """
-    path, suffix = Path(output), _suffix(output)
+    path, suffix = Path(output), Path(output).suffix.lower()
     if suffix not in _WRITERS:
         raise ValueError(f"{output}: expected a file ending in {', '.join(_WRITERS)}; got {suffix!r}.")
     if path.is_dir():
@@ -93,7 +126,7 @@ def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, meta
     path = Path(output)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        _WRITERS[_suffix(output)](partial, texts, embeddings, metadata)
+        _WRITERS[path.suffix.lower()](partial, texts, embeddings, metadata)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -103,11 +136,12 @@ def _open(source: str) -> TextIO:
     if source == "-":
         sys.stdin.reconfigure(encoding="utf-8-sig", newline=None)  # type: ignore[union-attr]
         return sys.stdin
-    return open(source, encoding="utf-8-sig", newline="" if _suffix(source) == ".csv" else None)
+    opened = gzip.open if source.lower().endswith(".gz") else open
+    return opened(source, "rt", encoding="utf-8-sig", newline="" if _suffix(source) == ".csv" else None)
 
 
-def _suffix(path: str) -> str:
-    return Path(path).suffix.lower()
+def _suffix(source: str) -> str:
+    return Path(source.lower().removesuffix(".gz")).suffix
 
 
 def _lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
@@ -118,15 +152,20 @@ def _lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
 
 def _json_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
     for where, line in _lines(file, source, column):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{source}, {where}: expected a JSON object; got {line[:80]!r} ({error}). Leave the row out."
-            ) from error
-        if not isinstance(row, dict) or column not in row:
-            raise ValueError(f"{source}, {where}: expected an object with the field {column!r}; got {line[:80]!r}.")
-        yield where, row[column]
+        yield where, _json_fields(line, source, where, [column])[column]
+
+
+def _json_fields(line: str, source: str, where: str, fields: Iterable[str]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{source}, {where}: expected a JSON object; got {line[:80]!r} ({error}). Leave the row out."
+        ) from error
+    for field in fields:
+        if not isinstance(row, dict) or field not in row:
+            raise ValueError(f"{source}, {where}: expected an object with the field {field!r}; got {line[:80]!r}.")
+    return row
 
 
 def _csv_rows(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:

@@ -86,6 +86,7 @@ class MoEEModel(MoEEPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         combination: str | None = None,
         alpha: float | None = None,
+        standardize: bool | None = None,
     ) -> MoEEModelOutput:
         """Embed a batch of tokenised texts (section 3 of the paper).
 
@@ -94,15 +95,17 @@ class MoEEModel(MoEEPreTrainedModel):
             attention_mask: 1 for a token, 0 for padding, of the same shape. None: no padding.
             token_type_ids: Not read; some tokenizers return them, and a language model has no use for them.
             inputs_embeds: Token embeddings of shape `(batch_size, sequence_length, hidden_size)` in place of the ids.
-            combination: In place of the configuration's.
-            alpha: In place of the configuration's.
+            combination: In place of the configuration's, here and below.
+            alpha: Weight of RW in `"sum"`.
+            standardize: Whether to standardize HS and RW with the model's statistics.
 
         Raises:
-            ValueError: If a text has no token, or shapes do not fit.
+            ValueError: If a text has no token, shapes do not fit, or statistics are asked for that are not there.
         """
         config = self.config
         hidden, routing = self._read(rows := config.router_rows, input_ids, attention_mask, inputs_embeds)
-        h, r = self.statistics(hidden, routing, rows) if config.standardize else (hidden, routing)
+        standardize = config.standardize if standardize is None else standardize
+        h, r = self.statistics(hidden, routing, rows) if standardize else (hidden, routing)
         combination = config.combination if combination is None else combination
         alpha = config.alpha if alpha is None else alpha
         embeddings = combine(h, r, combination, alpha)  # [B, N]
@@ -120,6 +123,7 @@ class MoEEModel(MoEEPreTrainedModel):
         convert_to_tensor: bool = False,
         combination: str | None = None,
         alpha: float | None = None,
+        standardize: bool | None = None,
     ) -> np.ndarray | torch.Tensor | list[torch.Tensor]:
         """Embed texts; a text's embedding depends on that text alone, not on the others or the batch size.
 
@@ -132,8 +136,9 @@ class MoEEModel(MoEEPreTrainedModel):
             normalize_embeddings: Whether embeddings have length 1.
             convert_to_numpy: Whether to return an array. False: a list of tensors.
             convert_to_tensor: Whether to return one tensor, on the model's device, instead.
-            combination: In place of the configuration's.
-            alpha: In place of the configuration's.
+            combination: In place of the configuration's, here and below.
+            alpha: Weight of RW in `"sum"`.
+            standardize: Whether to standardize HS and RW with the model's statistics.
 
         Returns:
             Float32 of shape `(embedding_size,)` for one text, `(n, embedding_size)` for n in the order given.
@@ -154,7 +159,7 @@ class MoEEModel(MoEEPreTrainedModel):
         batches = [torch.empty(0, size, dtype=torch.float32)]
         with torch.inference_mode(), progress:
             for places, batch in self._batches(ids, batch_size):
-                vectors = self(**batch, combination=combination, alpha=alpha).embeddings
+                vectors = self(**batch, combination=combination, alpha=alpha, standardize=standardize).embeddings
                 vectors = F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
                 batches.append(vectors if convert_to_tensor else vectors.cpu())
                 order += places

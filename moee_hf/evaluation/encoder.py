@@ -1,0 +1,198 @@
+"""A MoEE model as mteb's evaluations take one."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+from ..functional_moee import check_alpha, combine, similarity, similarity_pairwise
+from ..modeling_moee import MoEEModel
+from ..prompts_moee import PROMPTS, TEXT
+from .features import Corpus, Features
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import BatchedInput, PromptType
+    from torch.utils.data import DataLoader
+
+
+class MoEEEncoder:
+    """A MoEE model as an encoder of mteb, for `mteb.evaluate`.
+
+    Variants of an encoder share its features, so that a text is read once, whatever is made of it:
+
+        encoder = MoEEEncoder(model, prompt="prompteol")
+        for combination in ("hs", "rw", "concat", "sum"):
+            mteb.evaluate(encoder.variant(combination=combination), tasks)
+
+    An empty text, which some of mteb's sets hold, is read as a space.
+
+    Args:
+        model: The model, the features of one, or where to load one from: a folder or Hub id.
+        revision: Branch, tag or commit on the Hub, of a model to load.
+        device: Where a model is loaded to. None: the processor.
+        combination: In place of the configuration's, here and below.
+        alpha: Weight of RW in `"sum"`.
+        standardize: Whether to standardize HS and RW.
+        corpus: Texts whose statistics they are standardized with, in place of the model's own.
+        kwargs: Those of `Features`.
+
+    Raises:
+        ValueError: If an option takes no such value.
+    """
+
+    def __init__(
+        self,
+        model: MoEEModel | Features | str,
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        combination: str | None = None,
+        alpha: float | None = None,
+        standardize: bool | None = None,
+        corpus: Corpus | None = None,
+        **kwargs: Any,
+    ):
+        source: Any = model
+        if isinstance(source, str):
+            source = MoEEModel.from_pretrained(source, revision=revision, device_map=device)
+        self.features = source if isinstance(source, Features) else Features(source, **kwargs)
+        config = self.features.model.config
+        self.combination = config.combination if combination is None else combination
+        self.alpha = config.alpha if alpha is None else alpha
+        self.standardize = config.standardize if standardize is None else standardize
+        self.corpus = corpus
+        config.size(self.combination)
+        check_alpha("alpha", self.alpha)
+
+    def variant(self, **options: Any) -> MoEEEncoder:
+        """Return an encoder of the same features with another `combination`, `alpha`, `standardize` or `corpus`."""
+        kept = {name: getattr(self, name) for name in ("combination", "alpha", "standardize", "corpus")}
+        return type(self)(self.features, **kept | options)
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the embeddings of texts, of shape `(n, embedding_size)`."""
+        hidden, routing = self.features([text or " " for text in texts])
+        if self.standardize:
+            hidden, routing = self.features.standardized(hidden, routing, self.corpus)
+        return combine(hidden, routing, self.combination, self.alpha)
+
+    def encode(
+        self,
+        inputs: DataLoader[BatchedInput],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Embed what mteb asks for, queries and documents alike."""
+        return self.embed([text for batch in inputs for text in batch["text"]]).numpy()
+
+    similarity = staticmethod(similarity)
+    similarity_pairwise = staticmethod(similarity_pairwise)
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """Every choice that an embedding depends on besides the weights, by which mteb keeps results apart."""
+        features, config = self.features, self.features.model.config
+        choices: dict[str, Any] = {"combination": self.combination, "prompt": features.prompt}
+        if self.combination == "sum":
+            choices["alpha"] = self.alpha
+        if PROMPTS.get(features.prompt) != features.template:
+            # the name of a folder is made of these, without the characters that a path must not have
+            choices["prompt_digest"] = hashlib.sha256(features.template.encode()).hexdigest()[:8]
+        for field in ("pooling", "hidden_layer", "router_layers", "router_activation", "max_length"):
+            if (value := getattr(config, field)) is not None:
+                choices[field] = value
+        if self.standardize:
+            choices["statistics"] = "own" if self.corpus is None else self.corpus.digest
+        if features.random:
+            choices["weights"] = "random"
+        return choices
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb keeps with the results: the backbone, its commit, its size, and every choice made here."""
+        features, info = self.features, self.features.info
+        name, revision = features.identity
+        return ModelMeta(
+            loader=None,
+            name=name,
+            revision=revision,
+            release_date=None,
+            languages=None,
+            n_parameters=info.parameters,
+            n_active_parameters_override=info.active_parameters,
+            n_embedding_parameters=features.model.get_input_embeddings().weight.numel(),
+            memory_usage_mb=round(info.memory(features.model.dtype) / 2**20),
+            max_tokens=features.model.max_length,
+            embed_dim=info.embedding_sizes[self.combination],
+            license=None,
+            open_weights=True,
+            public_training_code=None,
+            public_training_data=None,
+            framework=["Transformers", "PyTorch", "safetensors"],
+            similarity_fn_name=ScoringFunction.from_str("cosine"),
+            use_instructions=features.template != TEXT,
+            # none as an embedding model; what the language model has read is another matter
+            training_datasets=set(),
+            adapted_from=features.model.config.base_model_name_or_path,
+            experiment_kwargs=self.experiment,
+        )
+
+
+def encoders(
+    model: MoEEModel,
+    prompts: Sequence[str | None] = (None,),
+    poolings: Sequence[str | None] = (None,),
+    hidden_layers: Sequence[int | None] = (None,),
+    combinations: Sequence[str | None] = (None,),
+    alphas: Sequence[float | None] = (None,),
+    corpus: Corpus | None = None,
+    control: bool = False,
+    batch_size: int = 32,
+) -> Iterator[list[MoEEEncoder]]:
+    """Yield encoders of every combination of these choices, those together that share their features.
+
+    Args:
+        model: The model.
+        prompts: Names or templates. None, here and below: the model's.
+        poolings: Of HS and RW.
+        hidden_layers: Of HS.
+        combinations: What embeddings are made of.
+        alphas: Weights of RW in `"sum"`.
+        corpus: Texts to calibrate on, for each prompt and pooling anew: raw embeddings and calibrated ones are both
+            made. None: embeddings as the model makes them.
+        control: Whether to yield encoders of the same architecture with random weights too.
+        batch_size: Texts per forward pass.
+
+    Raises:
+        ValueError: If a choice is none that the model takes.
+    """
+    standards: list[dict[str, Any]] = [{}]
+    if corpus is not None:
+        standards = [{"standardize": False}, {"standardize": True, "corpus": corpus}]
+    readings = [
+        Features(model, prompt, batch_size, **_given(pooling=pooling, hidden_layer=layer))
+        for prompt, pooling, layer in itertools.product(prompts, poolings, hidden_layers)
+    ]
+    for reading in readings:
+        for features in (reading, reading.control()) if control else (reading,):
+            encoder = MoEEEncoder(features)
+            variants = {}  # by what they do: alpha makes variants of "sum" alone
+            for standard, combination, alpha in itertools.product(standards, combinations, alphas):
+                variant = encoder.variant(**standard, **_given(combination=combination, alpha=alpha))
+                variants[str(variant.experiment)] = variant
+            yield list(variants.values())
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

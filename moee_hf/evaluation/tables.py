@@ -1,0 +1,60 @@
+"""Tables of scores, as text, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+Cell = str | float | None
+
+
+class Table:
+    """Rows of names and numbers under a header; what could not be measured is None, and stays blank.
+
+    Args:
+        header: Names of the columns.
+        rows: One cell a column.
+        digits: Digits of a number after the point.
+    """
+
+    def __init__(self, header: Sequence[str], rows: Iterable[Sequence[Cell]], digits: int = 2):
+        self.header = list(header)
+        self.rows = [list(row) for row in rows]
+        self.digits = digits
+
+    def text(self) -> str:
+        """Return the table for a terminal, in columns."""
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        numbers = [all(row[i] is None or isinstance(row[i], float) for row in self.rows) for i in range(len(widths))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if number else cell.ljust(width)
+                for cell, width, number in zip(row, widths, numbers, strict=True)
+            ).rstrip()
+            for row in cells
+        )
+
+    def markdown(self) -> str:
+        """Return the table as Markdown has it."""
+        header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in self._cells()]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+
+    def csv(self) -> str:
+        """Return the table as CSV."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self._cells())
+        return text.getvalue()
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the table as `name.md` and `name.csv`."""
+        (folder / f"{name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
+        (folder / f"{name}.csv").write_text(self.csv(), encoding="utf-8")
+
+    def _cells(self) -> list[list[str]]:
+        def cell(value: Cell) -> str:
+            return "" if value is None else value if isinstance(value, str) else f"{value:.{self.digits}f}"
+
+        return [self.header, *([cell(value) for value in row] for row in self.rows)]

@@ -1,0 +1,235 @@
+"""Evaluation tasks: mteb's own, with the data that mteb fetches or with local files."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mteb
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import (
+    AbsTask,
+    AbsTaskClassification,
+    AbsTaskClusteringLegacy,
+    AbsTaskPairClassification,
+    AbsTaskRetrieval,
+    AbsTaskSTS,
+    AbsTaskSummarization,
+)
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from ..files import read_fields
+
+Columns = dict[str, list[Any]]
+
+# file names that are not the beginning of a task's name
+_ALIASES = {"stsb": "stsbenchmark"}
+
+
+def get_tasks(names: Sequence[str] | None, data: str | None = None, split: str | None = None) -> list[AbsTask]:
+    """Return evaluation tasks by name.
+
+    Args:
+        names: Names of mteb's tasks, or with `data`, of files there (`stsb` for `sts/stsb.test.jsonl.gz`). None: all
+            files.
+        data: A folder with tasks as files (see `local_tasks`). None: mteb fetches the data.
+        split: The split to evaluate in place of the task's own.
+
+    Raises:
+        ValueError: If no task has such a name, or no tasks are named and there is no folder.
+        OSError: If the folder cannot be read.
+    """
+    if data is not None:
+        return local_tasks(data, names, split)
+    if not names:
+        raise ValueError("--tasks: expected names of mteb's tasks, such as STS12; got none. Or name a folder: --data.")
+    return [_mteb_task(name, split) for name in names]
+
+
+def _mteb_task(name: str, split: str | None) -> AbsTask:
+    with warnings.catch_warnings():  # that a newer version of a task exists; the paper's are the older ones
+        warnings.simplefilter("ignore")
+        try:
+            return mteb.get_task(name, eval_splits=None if split is None else [split])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"--tasks: expected the name of a task of mteb {mteb.__version__}; {error}") from error
+
+
+def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | None = None) -> list[AbsTask]:
+    """Make tasks of files, each of mteb's class of its kind, so that mteb computes every metric.
+
+    A file is `KIND/NAME.SPLIT.jsonl.gz` or `KIND/NAME.jsonl.gz` (`.jsonl` too), a JSON object a line:
+
+    - `sts`: `sentence1`, `sentence2`, `score` (0 to 5)
+    - `pair_classification`: `sentence1`, `sentence2`, `label` (0 or 1)
+    - `classification`: `text`, `label`, in the splits `train` and another
+    - `clustering`: `text`, `label`
+    - `reranking`: `query`, `positive` [..], `negative` [..]
+    - `summarization`: `text`, `machine_summaries` [..], `human_summaries` [..], `relevance` [..] (0 to 5)
+
+    Where mteb has a task of the same name (`sts12` is STS12, `emotion` is EmotionClassification), it is that task with
+    the data of the file; its `dataset_revision` is the digest of the file then.
+
+    Args:
+        folder: Where the folders of the kinds are.
+        names: Names of files or of mteb's tasks. None: all.
+        split: The split to evaluate. None: `test`, or the only one that is neither `train` nor `dev`.
+
+    Raises:
+        ValueError: If a file is not as above, or a name stands for no file.
+        OSError: If the folder cannot be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise NotADirectoryError(f"{folder}: expected a folder with {', '.join(_KINDS)} in it; there is none.")
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(root.glob("*/*.jsonl*")):
+        if path.parent.name in _KINDS and path.name.endswith((".jsonl", ".jsonl.gz")):
+            stem, _, part = path.name.removesuffix(".gz").removesuffix(".jsonl").partition(".")
+            found.setdefault(f"{path.parent.name}/{stem}", {})[part or "test"] = path
+    tasks = {key: _task_class(*key.split("/")) for key in found}
+    if names is not None:
+        tasks = {_find(name, tasks, folder): tasks[_find(name, tasks, folder)] for name in names}
+    if not tasks:
+        raise ValueError(f"{folder}: expected files such as sts/NAME.test.jsonl.gz; got none.")
+    return [_load(task, key.split("/")[0], found[key], split) for key, task in tasks.items()]
+
+
+def _find(name: str, tasks: dict[str, AbsTask], folder: str) -> str:
+    for key, task in tasks.items():
+        if name in (task.metadata.name, key, key.split("/")[1]):
+            return key
+    there = ", ".join(task.metadata.name for task in tasks.values())
+    raise ValueError(f"--tasks: expected a task with a file in {folder} ({there}); got {name!r}.")
+
+
+def _task_class(kind: str, stem: str) -> AbsTask:
+    """Mteb's task of this name, or a task of its kind."""
+    of_kind = _KINDS[kind]
+    plain = _plain(stem)
+    plain = _ALIASES.get(plain, plain)
+    known = mteb.get_tasks(task_types=[of_kind.name], exclude_superseded=False)
+    for task in known:
+        if _plain(task.metadata.name) in (plain, plain + of_kind.name.lower()) and isinstance(task, of_kind.base):
+            return task
+    metadata = TaskMetadata(
+        name=stem,
+        description=f"{of_kind.name} on local data.",
+        type=of_kind.name,
+        category="t2t",
+        dataset={"path": stem, "revision": ""},
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score=of_kind.main_score,
+    )
+    return type(stem, (of_kind.base,), {"metadata": metadata, "min_score": 0, "max_score": 5})()
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _load(task: AbsTask, kind: str, files: dict[str, Path], split: str | None) -> AbsTask:
+    evaluated = [split] if split else ["test"] if "test" in files else sorted(files.keys() - {"train", "dev"})
+    if len(evaluated) != 1 or evaluated[0] not in files:
+        raise ValueError(
+            f"{next(iter(files.values())).parent}: expected {task.metadata.name} with the split {split or 'test'!r}; "
+            f"got {', '.join(map(repr, files))}."
+        )
+    parts = evaluated
+    if kind == "classification":
+        if "train" not in files or split == "train":
+            raise ValueError(
+                f"{files[evaluated[0]]}: expected a file of the split 'train' beside that of another; got "
+                f"{', '.join(map(repr, files))}."
+            )
+        parts = ["train", *evaluated]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files.values())).hexdigest()
+    dataset = {"path": files[evaluated[0]].name, "revision": digest}
+    task.metadata = task.metadata.model_copy(update={"dataset": dataset, "eval_splits": evaluated})
+    task.dataset = _KINDS[kind].dataset({part: read_fields(str(files[part]), _KINDS[kind].fields) for part in parts})
+    task.data_loaded = True
+    return task
+
+
+class _Columns(Dataset):
+    """Data whose columns are lists: mteb reads them item by item, which otherwise takes most of the time."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str) and self._indices is None:
+            return self.data.column(key).to_pylist()
+        return super().__getitem__(key)
+
+
+def _pairs(columns: dict[str, Columns]) -> DatasetDict:
+    return DatasetDict({part: _Columns.from_dict(fields) for part, fields in columns.items()})
+
+
+def _labelled_pairs(columns: dict[str, Columns]) -> DatasetDict:
+    return _pairs({part: {"labels" if f == "label" else f: v for f, v in c.items()} for part, c in columns.items()})
+
+
+def _labelled_texts(columns: dict[str, Columns]) -> DatasetDict:
+    # in the order of their names, as numbers, which scikit-learn's scores of two classes ask for
+    names = sorted({str(label) for fields in columns.values() for label in fields["label"]})
+    numbers = {name: number for number, name in enumerate(names)}
+    return _pairs({p: {"text": f["text"], "label": [numbers[str(x)] for x in f["label"]]} for p, f in columns.items()})
+
+
+def _one_set(columns: dict[str, Columns]) -> DatasetDict:
+    return _pairs({p: {"sentences": [f["text"]], "labels": [list(map(str, f["label"]))]} for p, f in columns.items()})
+
+
+def _candidates(columns: dict[str, Columns]) -> dict[str, Any]:
+    ((split, rows),) = columns.items()
+    corpus: list[dict[str, str]] = []
+    queries: list[dict[str, str]] = []
+    relevant: dict[str, dict[str, int]] = {}
+    ranked: dict[str, list[str]] = {}
+    for number, (query, *lists) in enumerate(zip(rows["query"], rows["positive"], rows["negative"], strict=True)):
+        queries.append({"id": f"q{number}", "text": query})
+        documents = {
+            f"q{number}-{relevance}-{n}": text
+            for relevance, texts in zip((1, 0), lists, strict=True)
+            for n, text in enumerate(texts)
+        }
+        corpus += [{"id": name, "title": "", "text": text} for name, text in documents.items()]
+        ranked[f"q{number}"] = list(documents)
+        relevant[f"q{number}"] = {name: int(name.split("-")[1]) for name in documents}
+    data = {
+        "corpus": Dataset.from_list(corpus),
+        "queries": Dataset.from_list(queries),
+        "relevant_docs": relevant,
+        "top_ranked": ranked,
+    }
+    return {"default": {split: data}}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    name: Any  # one of mteb's literals
+    base: type[AbsTask]
+    main_score: str
+    fields: dict[str, Any]
+    dataset: Callable[[dict[str, Columns]], Any]
+
+
+_SENTENCES = {"sentence1": str, "sentence2": str}
+_LABELLED = {"text": str, "label": (str, int)}
+_SUMMARIES = {"text": str, "machine_summaries": list, "human_summaries": list, "relevance": list}
+_KINDS = {
+    "sts": _Kind("STS", AbsTaskSTS, "cosine_spearman", _SENTENCES | {"score": (int, float)}, _pairs),
+    "pair_classification": _Kind(
+        "PairClassification", AbsTaskPairClassification, "max_ap", _SENTENCES | {"label": int}, _labelled_pairs
+    ),
+    "classification": _Kind("Classification", AbsTaskClassification, "accuracy", _LABELLED, _labelled_texts),
+    "clustering": _Kind("Clustering", AbsTaskClusteringLegacy, "v_measure", _LABELLED, _one_set),
+    "reranking": _Kind(
+        "Reranking", AbsTaskRetrieval, "map_at_1000", {"query": str, "positive": list, "negative": list}, _candidates
+    ),
+    "summarization": _Kind("Summarization", AbsTaskSummarization, "cosine_spearman", _SUMMARIES, _pairs),
+}
