@@ -119,7 +119,7 @@ def _tasks(arguments: argparse.Namespace, names: list[str] | None = None) -> lis
     warnings.filterwarnings("ignore", module="mteb|sklearn")  # newer tasks, slow convergence
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    return get_tasks(arguments.tasks or names, arguments.data, arguments.split)
+    return get_tasks(arguments.tasks or names, arguments.data, arguments.split, skip_missing=arguments.tasks is None)
 
 
 def _report(score: Score) -> None:
@@ -176,7 +176,9 @@ def _evaluate_paper(arguments: argparse.Namespace) -> None:
     for flag in ("prompt", "pooling", "hidden_layer", "combination", "calibrate", "control"):
         if getattr(arguments, flag) is not None:
             raise ValueError(f"--paper: expected no --{flag.replace('_', '-')} beside it; the paper's are evaluated.")
-    tasks = [task for task in _tasks(arguments, list(paper.types)) if task.metadata.name in paper.types]
+    tasks = _tasks(arguments, list(paper.types))
+    if other := [task.metadata.name for task in tasks if task.metadata.name not in paper.types]:
+        raise ValueError(f"--tasks: expected tasks of the paper ({', '.join(paper.types)}); got {other[0]!r}.")
     arguments.model = arguments.model or paper.model
     model = load_model(arguments)
     make = released_code.encoders if arguments.released_code else encoders

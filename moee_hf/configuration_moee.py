@@ -40,6 +40,8 @@ class MoEEConfig(PreTrainedConfig):
         router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
         standardize: Whether HS and RW are standardized with the statistics stored in the model.
         calibrated: Whether the model holds such statistics; set by `MoEEModel.set_statistics`.
+        calibration: What `MoEEModel.calibrate` fitted them with: `prompt`, `pooling`, `hidden_layer` and
+            `router_activation`. None: not known.
         prompts: Templates by name, each with `{text}` once; `prompteol` and `none` are always known.
         default_prompt_name: Name of the prompt that `encode` uses when the call names none. None: no prompt.
         max_length: The most tokens of a text with its prompt. None: what tokenizer and backbone allow.
@@ -63,6 +65,7 @@ class MoEEConfig(PreTrainedConfig):
     router_activation: str = "softmax"
     standardize: bool = False
     calibrated: bool = False
+    calibration: dict[str, Any] | None = None
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = "prompteol"
     max_length: int | None = None
@@ -136,6 +139,15 @@ class MoEEConfig(PreTrainedConfig):
                 "given as prompt='... {text} ...'."
             )
         return prompts[name]
+
+    def choices(self, template: str) -> dict[str, Any]:
+        """Return what the statistics of a corpus depend on: the template of a prompt, and fields of this."""
+        return {
+            "prompt": template,
+            "pooling": self.pooling,
+            "hidden_layer": self.hidden_layer,
+            "router_activation": self.router_activation,
+        }
 
     @property
     def hidden_size(self) -> int:

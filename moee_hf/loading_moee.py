@@ -21,7 +21,7 @@ from .weights_moee import load_backbone
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # the fields of MoEEConfig that a caller chooses; the others are found in the backbone or set with the statistics
-CHOICES = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated"}
+CHOICES = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated", "calibration"}
 _tokenizer_lock = threading.Lock()
 
 
@@ -86,7 +86,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         config.name_or_path = source
         model = cls(config, backbone).eval()
         if config.calibrated:
-            model.set_statistics(**read_statistics(source, **hub_kwargs))
+            model.statistics.store(**read_statistics(source, **hub_kwargs))
         model._hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
         model._origin = origin
         model._versions = {name: weight._version for name, weight in backbone.named_parameters()}

@@ -153,7 +153,10 @@ class MoEEModel(MoEEPreTrainedModel):
         size = config.size(config.combination if combination is None else combination)
         check_alpha("alpha", config.alpha if alpha is None else alpha)
         _check_batch_size(batch_size)
-        ids = self._token_ids(texts, prompt_name, prompt)
+        template = self._template(prompt_name, prompt)
+        if config.standardize if standardize is None else standardize:
+            self.check_calibration(template)
+        ids = self._token_ids(texts, template)
         progress = _progress(show_progress_bar, "Embedding", len(texts))
         order: list[int] = []
         batches = [torch.empty(0, size, dtype=torch.float32)]
@@ -184,7 +187,7 @@ class MoEEModel(MoEEPreTrainedModel):
         Returns:
             `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the CPU.
         """
-        return _pad(self._token_ids(check_texts(texts), prompt_name, prompt))
+        return _pad(self._token_ids(check_texts(texts), self._template(prompt_name, prompt)))
 
     @property
     def max_length(self) -> int:
@@ -223,12 +226,13 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If there are fewer than two texts, or one cannot be embedded; the model stays as it was then.
         """
         _check_batch_size(batch_size)
+        template = self._template(prompt_name, prompt)
         rows = list(range(self.config.router_shape[0]))
         hidden_moments, routing_moments = Moments(), Moments()
         stream = stream_texts(texts)
         with torch.inference_mode(), _progress(show_progress_bar, "Calibrating", None) as progress:
             while window := list(islice(stream, 1024)):
-                for places, batch in self._batches(self._token_ids(window, prompt_name, prompt), batch_size):
+                for places, batch in self._batches(self._token_ids(window, template), batch_size):
                     hidden, routing = self._read(rows, **batch)
                     hidden_moments.update(hidden)
                     routing_moments.update(routing)
@@ -242,6 +246,7 @@ class MoEEModel(MoEEPreTrainedModel):
             routing_std=routing_moments.std,
         )
         self.config.standardize = True
+        self.config.calibration = self.config.choices(template)
 
     def set_statistics(self, **statistics: torch.Tensor) -> None:
         """Store the statistics that `config.standardize` uses; they are saved and loaded with the model.
@@ -255,7 +260,15 @@ class MoEEModel(MoEEPreTrainedModel):
                 positive.
         """
         self.statistics.store(**statistics)
-        self.config.calibrated = True
+        self.config.calibrated, self.config.calibration = True, None
+
+    def check_calibration(self, template: str) -> None:
+        """Warn if the model's statistics were not fitted with this prompt and what the configuration is now."""
+        if self.config.calibration not in (None, now := self.config.choices(template)):
+            logger.warning_once(
+                f"The statistics of this model were fitted with {self.config.calibration}; these embeddings are made "
+                f"with {now}. Calibrate anew, or pass standardize=False."
+            )
 
     def _read(
         self,
@@ -306,12 +319,15 @@ class MoEEModel(MoEEPreTrainedModel):
         values, mask = pad_right(mask, values, mask)
         return {name: values}, mask
 
-    def _token_ids(self, texts: list[str], prompt_name: str | None, prompt: str | None) -> list[list[int]]:
+    def _template(self, prompt_name: str | None, prompt: str | None) -> str:
         if prompt is None:
             prompt = self.config.template(self.config.default_prompt_name if prompt_name is None else prompt_name)
         check_template("prompt", prompt)
+        return prompt
+
+    def _token_ids(self, texts: list[str], template: str) -> list[list[int]]:
         max_length = self.max_length
-        ids, num_cut = tokenize(self.tokenizer, texts, prompt, max_length)
+        ids, num_cut = tokenize(self.tokenizer, texts, template, max_length)
         vocabulary = len(self.get_input_embeddings().weight)
         if unknown := [i for i, row in enumerate(ids) if max(row) >= vocabulary]:
             raise ValueError(

@@ -70,7 +70,9 @@ class Features:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Standardize HS and RW with the statistics of a corpus, fitted at first use. None: with the model's own."""
         statistics = self.model.statistics
-        if corpus is not None:
+        if corpus is None:
+            self.model.check_calibration(self.template)
+        else:
             if corpus not in self._statistics:
                 model = _reconfigured(self.model)
                 model.calibrate(corpus.texts, prompt=self.template, **self._options)

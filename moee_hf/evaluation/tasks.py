@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from ..files import read_fields
 
 Columns = dict[str, list[Any]]
 
-# file names that are not the beginning of a task's name
-_ALIASES = {"stsb": "stsbenchmark"}
+# what the rule for names does not find; the first version of SummEval averages correlations with their p-values
+_ALIASES = {"stsb": "STSBenchmark", "summeval": "SummEvalSummarization.v2"}
 
 
-def get_tasks(names: Sequence[str] | None, data: str | None = None, split: str | None = None) -> list[AbsTask]:
+def get_tasks(
+    names: Sequence[str] | None, data: str | None = None, split: str | None = None, skip_missing: bool = False
+) -> list[AbsTask]:
     """Return evaluation tasks by name.
 
     Args:
@@ -38,13 +40,14 @@ def get_tasks(names: Sequence[str] | None, data: str | None = None, split: str |
             files.
         data: A folder with tasks as files (see `local_tasks`). None: mteb fetches the data.
         split: The split to evaluate in place of the task's own.
+        skip_missing: Whether to leave out names that no file is there for.
 
     Raises:
         ValueError: If no task has such a name, or no tasks are named and there is no folder.
         OSError: If the folder cannot be read.
     """
     if data is not None:
-        return local_tasks(data, names, split)
+        return local_tasks(data, names, split, skip_missing)
     if not names:
         raise ValueError("--tasks: expected names of mteb's tasks, such as STS12; got none. Or name a folder: --data.")
     return [_mteb_task(name, split) for name in names]
@@ -59,7 +62,9 @@ def _mteb_task(name: str, split: str | None) -> AbsTask:
             raise ValueError(f"--tasks: expected the name of a task of mteb {mteb.__version__}; {error}") from error
 
 
-def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | None = None) -> list[AbsTask]:
+def local_tasks(
+    folder: str, names: Sequence[str] | None = None, split: str | None = None, skip_missing: bool = False
+) -> list[AbsTask]:
     """Make tasks of files, each of mteb's class of its kind, so that mteb computes every metric.
 
     A file is `KIND/NAME.SPLIT.jsonl.gz` or `KIND/NAME.jsonl.gz` (`.jsonl` too), a JSON object a line:
@@ -71,13 +76,14 @@ def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | No
     - `reranking`: `query`, `positive` [..], `negative` [..]
     - `summarization`: `text`, `machine_summaries` [..], `human_summaries` [..], `relevance` [..] (0 to 5)
 
-    Where mteb has a task of the same name (`sts12` is STS12, `emotion` is EmotionClassification), it is that task with
-    the data of the file; its `dataset_revision` is the digest of the file then.
+    Where mteb has a task of the same name (`sts12` is STS12, `emotion` is EmotionClassification, `stsb` is
+    STSBenchmark), it is that task with the data of the file. `dataset_revision` is the digest of the files.
 
     Args:
         folder: Where the folders of the kinds are.
         names: Names of files or of mteb's tasks. None: all.
-        split: The split to evaluate. None: `test`, or the only one that is neither `train` nor `dev`.
+        split: The split to evaluate. None: `test`, or if there is none, the only one besides `train`.
+        skip_missing: Whether to leave out names that no file is there for.
 
     Raises:
         ValueError: If a file is not as above, or a name stands for no file.
@@ -91,31 +97,47 @@ def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | No
         if path.parent.name in _KINDS and path.name.endswith((".jsonl", ".jsonl.gz")):
             stem, _, part = path.name.removesuffix(".gz").removesuffix(".jsonl").partition(".")
             found.setdefault(f"{path.parent.name}/{stem}", {})[part or "test"] = path
-    tasks = {key: _task_class(*key.split("/")) for key in found}
-    if names is not None:
-        tasks = {_find(name, tasks, folder): tasks[_find(name, tasks, folder)] for name in names}
-    if not tasks:
+    if not found:
         raise ValueError(f"{folder}: expected files such as sts/NAME.test.jsonl.gz; got none.")
-    return [_load(task, key.split("/")[0], found[key], split) for key, task in tasks.items()]
+    chosen: list[tuple[str | None, str | None]] = [(key, None) for key in found]
+    if names is not None:
+        chosen = [_find(name, found) for name in names]
+    tasks = []
+    for key, name in chosen:
+        if key is not None:
+            kind, stem = key.split("/")
+            tasks.append(_load(_task(kind, stem, name), kind, found[key], split))
+        elif not skip_missing:
+            raise ValueError(f"--tasks: expected tasks with a file in {folder} ({', '.join(found)}); got {name!r}.")
+    return tasks
 
 
-def _find(name: str, tasks: dict[str, AbsTask], folder: str) -> str:
-    for key, task in tasks.items():
-        if name in (task.metadata.name, key, key.split("/")[1]):
-            return key
-    there = ", ".join(task.metadata.name for task in tasks.values())
-    raise ValueError(f"--tasks: expected a task with a file in {folder} ({there}); got {name!r}.")
+def _find(name: str, found: Iterable[str]) -> tuple[str | None, str | None]:
+    """The file that a name stands for, and the task of mteb if it names one."""
+    for key in found:
+        kind, stem = key.split("/")
+        if name in (key, stem):
+            return key, None
+        if _plain(name) in _names_in_mteb(kind, stem, ("", "v2")):
+            return key, name
+    return None, name
 
 
-def _task_class(kind: str, stem: str) -> AbsTask:
-    """Mteb's task of this name, or a task of its kind."""
+def _names_in_mteb(kind: str, stem: str, versions: Sequence[str] = ("",)) -> list[str]:
+    stems = (_plain(_ALIASES.get(stem, stem)), _plain(stem))
+    return [f"{plain}{of}{v}" for plain in stems for of in ("", _KINDS[kind].name.lower()) for v in versions]
+
+
+def _task(kind: str, stem: str, name: str | None) -> AbsTask:
+    """Mteb's task of this name, or that of the file's, or else a task of its kind."""
     of_kind = _KINDS[kind]
-    plain = _plain(stem)
-    plain = _ALIASES.get(plain, plain)
+    if name is not None and isinstance(task := _mteb_task(name, None), of_kind.base):
+        return task
     known = mteb.get_tasks(task_types=[of_kind.name], exclude_superseded=False)
-    for task in known:
-        if _plain(task.metadata.name) in (plain, plain + of_kind.name.lower()) and isinstance(task, of_kind.base):
-            return task
+    by_name = {_plain(task.metadata.name): task for task in known if isinstance(task, of_kind.base)}
+    for plain in _names_in_mteb(kind, stem):
+        if plain in by_name:
+            return by_name[plain]
     metadata = TaskMetadata(
         name=stem,
         description=f"{of_kind.name} on local data.",
@@ -134,7 +156,7 @@ def _plain(name: str) -> str:
 
 
 def _load(task: AbsTask, kind: str, files: dict[str, Path], split: str | None) -> AbsTask:
-    evaluated = [split] if split else ["test"] if "test" in files else sorted(files.keys() - {"train", "dev"})
+    evaluated = [split] if split else ["test"] if "test" in files else sorted(files.keys() - {"train"})
     if len(evaluated) != 1 or evaluated[0] not in files:
         raise ValueError(
             f"{next(iter(files.values())).parent}: expected {task.metadata.name} with the split {split or 'test'!r}; "

@@ -1,0 +1,339 @@
+"""Evaluation: mteb's metrics on what the judge computes from raw vectors, one reading of a text, and resuming."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import evaluation_data
+import metrics
+import mteb
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TEXTS
+from mteb.models import EncoderProtocol
+
+from moee_hf import MoEEModel
+from moee_hf.cli import main
+from moee_hf.evaluation import Corpus, Features, MoEEEncoder, encoders, evaluate, get_tasks, local_tasks, table
+
+CORPUS = [f"{text} Or so they say, {number}." for number in range(4) for text in TEXTS]
+COMBINATIONS = ("hs", "rw", "concat", "sum")
+TASKS = {
+    "STSBenchmark": "sts/stsb.test",
+    "twins": "pair_classification/twins.test",
+    "EmotionClassification": "classification/emotion.test",
+    "topics": "clustering/topics",
+    "questions": "reranking/questions",
+    "SummEvalSummarization.v2": "summarization/summeval.public",
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet_mteb():
+    logging.getLogger("mteb").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return evaluation_data.write(tmp_path_factory.mktemp("data"))
+
+
+def texts_of(rows):
+    for row in rows:
+        for value in row.values():
+            yield from [value] if isinstance(value, str) else value if isinstance(value, list) else []
+
+
+def raw_vectors(model, texts, prompt, statistics=None):
+    """HS and RW of each text, from `forward` on it alone; standardized in numpy."""
+    with torch.inference_mode():
+        outputs = [model(**model.tokenize([text], prompt_name=prompt)) for text in texts]
+    hidden = np.stack([output.pooled_hidden_state[0].double().numpy() for output in outputs])
+    routing = np.stack([output.router_weights[0].double().numpy() for output in outputs])
+    if statistics is not None:
+        (h_mean, h_std), (r_mean, r_std) = statistics
+        hidden, routing = (hidden - h_mean) / h_std, (routing - r_mean) / r_std
+    return hidden, routing.reshape(len(texts), -1)
+
+
+def judge(task, rows, vector):
+    name = TASKS[task]
+    if name.startswith("classification"):
+        return metrics.classification(rows[name], vector, rows["classification/emotion.train"], samples_per_label=16)
+    return getattr(metrics, name.split("/")[0])(rows[name], vector)
+
+
+@pytest.mark.parametrize("prompt", ["none", "prompteol"])
+@pytest.mark.parametrize("calibrated", [False, True], ids=["raw", "calibrated"])
+def test_every_score_is_the_judges(model, data, tmp_path, prompt, calibrated):
+    """Six types of tasks, four embeddings, from vectors of texts alone: 1e-4 as in the table's last digit."""
+    grid = encoders(model, [prompt], combinations=COMBINATIONS, corpus=Corpus(CORPUS))
+    scores = {
+        (score.task, score.choices["combination"]): score.value
+        for score in evaluate(grid, local_tasks(data), tmp_path)
+        if ("statistics" in score.choices) == calibrated
+    }
+    assert {task for task, _ in scores} == set(TASKS)
+    rows = evaluation_data.rows()
+    texts = list(dict.fromkeys(text for lines in rows.values() for text in texts_of(lines)))
+    statistics = None
+    if calibrated:
+        hidden, routing = raw_vectors(model, CORPUS, prompt)
+        shape = (-1, *model.config.router_shape)
+        routing = routing.reshape(shape)
+        statistics = (hidden.mean(0), hidden.std(0)), (routing.mean(0), routing.std(0))
+    hidden, routing = raw_vectors(model, texts, prompt, statistics)
+    for combination in COMBINATIONS:
+        vector = dict(zip(texts, metrics.embedding(hidden, routing, combination), strict=True))
+        for task in TASKS:
+            assert scores[task, combination] == pytest.approx(100 * judge(task, rows, vector), abs=1e-2), combination
+
+
+def test_mteb_takes_the_encoder(model, data):
+    encoder = MoEEEncoder(model, combination="rw")
+    assert isinstance(encoder, EncoderProtocol)
+    (task,) = local_tasks(data, ["stsb"])
+    result = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results[0]
+    rows = evaluation_data.rows()["sts/stsb.test"]
+    first, second = (
+        model.encode([row[side] for row in rows], combination="rw") for side in ("sentence1", "sentence2")
+    )
+    expected = metrics.spearmanr(metrics.cosines(first, second), [row["score"] for row in rows]).statistic
+    assert result.get_score() == pytest.approx(expected, abs=1e-4)
+    assert result.task_name == "STSBenchmark"
+
+
+def test_vectors_are_those_of_encode(model):
+    model.calibrate(CORPUS)
+    texts = [*TEXTS, TEXTS[0]]
+    for options in ({}, {"combination": "concat"}, {"alpha": 0.3}, {"standardize": False}):
+        vectors = MoEEEncoder(model, prompt="none", **options).embed(texts)
+        np.testing.assert_allclose(vectors, model.encode(texts, prompt_name="none", **options), atol=1e-5)
+
+
+def test_each_text_is_read_once_per_prompt(model, data, tmp_path, monkeypatch):
+    """Every variant of six tasks: the model sees as many rows as there are distinct texts, and the corpus once."""
+    read = {}
+    encode, calibrate = MoEEModel.encode, MoEEModel.calibrate
+
+    def counted(self, texts, prompt=None, **options):
+        read.setdefault(prompt, []).extend(texts)
+        return encode(self, texts, prompt=prompt, **options)
+
+    corpora = []
+    monkeypatch.setattr(MoEEModel, "encode", counted)
+    monkeypatch.setattr(MoEEModel, "calibrate", lambda s, t, **o: corpora.append(o["prompt"]) or calibrate(s, t, **o))
+    grid = encoders(
+        model, ["none", "prompteol"], combinations=COMBINATIONS, alphas=(0.5, 1.0, 2.0), corpus=Corpus(CORPUS)
+    )
+    scores = list(evaluate(grid, local_tasks(data), tmp_path))
+    assert len(scores) == len(TASKS) * 2 * 2 * (3 + 3)  # prompts, raw and calibrated, three alphas of sum
+    rows = evaluation_data.rows()
+    del rows["sts/stsb.dev"]
+    asked = {text for name, lines in rows.items() for text in texts_of(lines)}
+    templates = {model.config.template(name) for name in ("none", "prompteol")}
+    assert read.keys() == templates
+    for texts in read.values():
+        assert len(texts) == len(set(texts))
+        assert set(texts) <= asked
+    assert sorted(corpora) == sorted(templates)
+
+
+def test_model_is_left_as_it_was(model, data, tmp_path):
+    before, config = model.encode(TEXTS), model.config.to_dict()
+    grid = encoders(model, poolings=("mean",), hidden_layers=(-2,), corpus=Corpus(CORPUS), control=True)
+    assert len(list(evaluate(grid, local_tasks(data, ["stsb"]), tmp_path))) == 4
+    assert model.config.to_dict() == config
+    np.testing.assert_array_equal(model.encode(TEXTS), before)
+
+
+def test_control_has_the_architecture_and_not_the_weights(model):
+    features = Features(model)
+    control = features.control()
+    trained, random = features.model.state_dict(), control.model.state_dict()
+    assert {name: weight.shape for name, weight in random.items()} == {n: w.shape for n, w in trained.items()}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.allclose(trained[name], random[name])
+    again = Features(model).control().model.state_dict()
+    torch.testing.assert_close(random, again, atol=0, rtol=0)  # the same one each time
+    assert MoEEEncoder(control).experiment["weights"] == "random"
+    assert "weights" not in MoEEEncoder(features).experiment
+
+
+def test_meta_is_honest(model):
+    encoder = MoEEEncoder(model, prompt="none", combination="sum", alpha=0.5)
+    meta = encoder.mteb_model_meta
+    assert meta.name == "moee_hf/embedded"
+    assert len(meta.revision) == 40
+    assert meta.n_parameters == sum(weight.numel() for weight in model.model.parameters())
+    assert meta.n_active_parameters < meta.n_parameters
+    assert meta.embed_dim == model.config.size("sum")
+    assert meta.training_datasets == set()
+    assert meta.experiment_kwargs["alpha"] == 0.5
+    names = set()
+    for options in (
+        {}, {"combination": "rw"}, {"combination": "sum", "alpha": 2.0}, {"standardize": True, "corpus": Corpus(["a"])},
+        {"standardize": True, "corpus": Corpus(["b"])}, {"standardize": True}, {"prompt": "none"},
+        {"prompt": "a {text}:"}, {"prompt": "a {text}?"}, {"pooling": "mean"}, {"hidden_layer": -2},
+        {"router_activation": "logits"}, {"router_layers": [0]},
+    ):  # fmt: skip
+        names.add(MoEEEncoder(model, **options).mteb_model_meta.experiment_name)
+    assert len(names) == 13  # each has a folder for its results
+
+
+def test_revision_is_that_of_the_weights(saved, tmp_path):
+    import shutil
+
+    shutil.copytree(saved, tmp_path / "copy")
+    one, same = (Features(MoEEModel.from_pretrained(folder)).identity for folder in (saved, tmp_path / "copy"))
+    assert one[1] == same[1]
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"alpha": 3.0}))
+    assert Features(MoEEModel.from_pretrained(tmp_path / "copy")).identity[1] != one[1]
+
+
+def test_hub_id_and_commit_are_name_and_revision(hub, loaded):
+    loaded.push_to_hub("author/model")
+    model = MoEEModel.from_pretrained("author/model")
+    meta = MoEEEncoder(model).mteb_model_meta
+    assert meta.name == "author/model"
+    assert meta.revision == hub.repos["author/model"].head
+
+
+def results(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if path.name != "model_meta.json"}
+
+
+def test_second_run_computes_nothing(model, data, tmp_path, monkeypatch):
+    def run():
+        return table(list(evaluate(encoders(model, combinations=("hs", "sum")), local_tasks(data), tmp_path))).csv()
+
+    first, files = run(), results(tmp_path)
+    assert len(files) == 2 * len(TASKS)
+    monkeypatch.setattr(MoEEModel, "encode", lambda *a, **k: pytest.fail("a text was read"))
+    assert run() == first
+    assert results(tmp_path) == files
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"task_name": "STSBenchmark"}', "null", "\x00\xff"])
+def test_damaged_result_is_reported_and_computed_again_alone(model, data, tmp_path, caplog, damage):
+    def run():
+        return {s.task: s.value for s in evaluate(encoders(model, combinations=("hs",)), local_tasks(data), tmp_path)}
+
+    first, files = run(), results(tmp_path)
+    (path,) = (path for path in files if path.name == "STSBenchmark.json")
+    path.write_text(damage, encoding="latin-1")
+    caplog.set_level(logging.WARNING, "moee_hf")
+    assert run() == first
+    assert f"{path}: expected a result of mteb" in caplog.text
+    assert json.loads(path.read_text())["task_name"] == "STSBenchmark"
+    again = results(tmp_path)
+    assert {p: t for p, t in again.items() if p != path} == {p: t for p, t in files.items() if p != path}
+
+
+def test_changed_data_are_evaluated_again(model, data, tmp_path, caplog):
+    import shutil
+
+    folder = shutil.copytree(data, tmp_path / "data")
+    output = tmp_path / "out"
+
+    def run(split=None):
+        (score,) = evaluate(encoders(model), local_tasks(folder, ["stsb"], split), output)
+        return score.value
+
+    test, dev = run(), run("dev")
+    assert test != dev
+    assert (run(), run("dev")) == (test, dev)  # splits have one file of results, side by side
+    path = next((folder / "sts").glob("stsb.test*"))
+    lines = evaluation_data.rows()["sts/stsb.test"][:40]
+    path.with_name("stsb.test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    caplog.set_level(logging.WARNING, "moee_hf")
+    assert run() != test
+    assert "the data of STSBenchmark were changed since" in caplog.text
+
+
+def test_killed_evaluation_resumes(data, tmp_path):
+    """A process killed after its first results; the second leaves those as they are and adds the rest."""
+    command = [sys.executable, "-m", "moee_hf.cli", "evaluate", "--data", str(data), "--output", str(tmp_path)]
+    command += ["--combination", *COMBINATIONS]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        while process.poll() is None and len(results(tmp_path)) < 3:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    killed = results(tmp_path)
+    assert 3 <= len(killed) < len(COMBINATIONS) * len(TASKS)
+    # the file that it was writing may be cut short
+    whole = {path: written for path, written in killed.items() if path.read_text().endswith("}")}
+    assert main(command[3:]) == 0
+    finished = results(tmp_path)
+    assert len(finished) == len(COMBINATIONS) * len(TASKS)
+    assert {path: finished[path] for path in whole} == whole
+
+
+def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text("\n".join(line.replace("\n", " ") for line in CORPUS))
+    command = ["evaluate", "--data", str(data), "--tasks", "stsb", "twins", "--prompt", "none", "prompteol"]
+    command += ["--combination", "hs", "sum", "--alpha", "0.5", "2", "--calibrate", str(tmp_path / "corpus.txt")]
+    command += ["--control", "random", "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    header, *lines = out.splitlines()
+    assert header.split("  ")[0] == "task"
+    for column in ("hs", "sum 0.5", "sum 2", "random hs", "random sum 0.5", "random sum 2"):
+        assert column in header
+    assert len(lines) == 2 * 2 * 2  # tasks, prompts, raw and calibrated
+    assert all(len(line.split()) == 3 + 6 for line in lines)
+    markdown = (tmp_path / "out" / "scores.md").read_text().splitlines()
+    assert markdown[0].startswith("| task | prompt | statistics | hs | sum 0.5 | sum 2 | random hs |")
+    assert [line.split() for line in lines] == [line.strip("|").replace("|", " ").split() for line in markdown[2:]]
+    rows = (tmp_path / "out" / "scores.csv").read_text().splitlines()
+    assert [line.split() for line in lines] == [row.split(",") for row in rows[1:]]
+    assert "STSBenchmark" in err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "expected files such as"),
+        ({"sts/a.test.jsonl": ""}, "sts/a.test.jsonl: expected rows; got none"),
+        ({"sts/a.test.jsonl": '{"sentence1": "x"}\n'}, "line 1: expected an object with the field 'sentence2'"),
+        ({"sts/a.test.jsonl": "[]\n"}, "line 1: expected an object with the field 'sentence1'"),
+        (
+            {"sts/a.test.jsonl": '{"sentence1": "x", "sentence2": "y", "score": "5"}\n'},
+            "line 1: expected 'score' of type int or float; got '5'",
+        ),
+        ({"sts/a.test.jsonl": "{\n"}, "line 1: expected a JSON object"),
+        ({"sts/a.test.jsonl.gz": "no gzip"}, "a.test.jsonl.gz: expected UTF-8; got something else"),
+        ({"sts/a.dev.jsonl": "{}\n", "sts/a.extra.jsonl": "{}\n"}, "expected a with the split 'test'; got 'dev', 'extra'"),
+        ({"classification/a.test.jsonl": '{"text": "x", "label": "y"}\n'}, "expected a file of the split 'train'"),
+    ],
+)  # fmt: skip
+def test_data_that_are_none_say_where(tmp_path, files, message):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        local_tasks(tmp_path)
+
+
+def test_names_that_are_none(tmp_path, data):
+    with pytest.raises(ValueError, match="expected tasks with a file in .*sts/stsb.*; got 'STS12'"):
+        local_tasks(data, ["STS12"])
+    with pytest.raises(ValueError, match="--tasks: expected the name of a task of mteb"):
+        get_tasks(["STS1234"])
+    with pytest.raises(ValueError, match="--tasks: expected names of mteb's tasks"):
+        get_tasks(None)
+    with pytest.raises(NotADirectoryError, match="expected a folder with sts, "):
+        local_tasks(tmp_path / "nothing")
+    assert get_tasks(["STS12"], str(data), skip_missing=True) == []
+    assert [task.metadata.name for task in get_tasks(["SummEval", "stsb"], str(data))] == ["SummEval", "STSBenchmark"]
+
+
+def test_empty_text_of_a_benchmark_is_a_space(model):
+    vectors = MoEEEncoder(model).embed(["", " "])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
