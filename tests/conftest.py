@@ -1,4 +1,5 @@
 import copy
+import logging
 import os
 import socket
 import tempfile
@@ -14,6 +15,8 @@ os.environ["HF_HOME"] = _home.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("HF_TOKEN", None)
 
+import datasets
+import evaluation_data
 import huggingface_hub
 import pytest
 import torch
@@ -41,6 +44,8 @@ TEXTS = [
 @pytest.fixture(autouse=True, scope="session")
 def quiet():
     transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("mteb").setLevel(logging.ERROR)
     torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
@@ -55,6 +60,12 @@ def saved(loaded, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     loaded.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A folder with small sets of the six types of tasks."""
+    return evaluation_data.write(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 import json
 import statistics
 
-import evaluation_data
 import metrics
 import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, ROOT, TEXTS
-from test_evaluation import data  # noqa: F401
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
@@ -81,7 +79,7 @@ def test_averages_of_ours():
 
 
 @pytest.mark.parametrize("extra", [[], ["--released-code"]], ids=["ours", "released-code"])
-def test_command(data, tmp_path, capsys, extra):  # noqa: F811
+def test_command(data, tmp_path, capsys, extra):
     command = ["evaluate", "--paper", "olmoe", "--model", "embedded", "--data", str(data), "--output", str(tmp_path)]
     assert main(command + extra) == 0
     out = capsys.readouterr().out
@@ -177,4 +175,3 @@ def test_released_encoder_depends_on_neighbours(model, monkeypatch):
 
 def test_published_numbers_travel_with_the_wheel():
     assert 'configs/paper" = "moee_hf/evaluation/paper"' in (ROOT / "pyproject.toml").read_text()
-    assert evaluation_data.rows()

@@ -38,7 +38,9 @@ def edit(text: str) -> str:
 
 def standardize_batch(values: torch.Tensor) -> torch.Tensor:
     """Standardize each dimension over a batch of shape `(n, size)`; a batch of one becomes zeros."""
-    return ((values - values.mean(dim=0)) / (values.std(dim=0) + 1e-8)).nan_to_num(nan=0.0)
+    if len(values) == 1:  # its standard deviation, divided by n - 1, is no number, of which the code makes zero
+        return torch.zeros_like(values)
+    return (values - values.mean(dim=0)) / (values.std(dim=0) + 1e-8)
 
 
 def embed_batch(
