@@ -15,7 +15,7 @@ import transformers
 
 from . import __version__
 from .backbones import supported_backbones
-from .cli_evaluation import add_evaluation_commands, fit_alpha
+from .cli_evaluation import add_evaluation_commands
 from .configuration_moee import EMBEDDED, MoEEConfig
 from .files import check_new_folder, check_output, read_texts, write_embeddings
 from .flags import (
@@ -153,10 +153,16 @@ def _embed(arguments: argparse.Namespace) -> None:
 def _calibrate(arguments: argparse.Namespace) -> None:
     output = check_new_folder(arguments.output)
     texts = read_texts(arguments.input, arguments.column)
+    if arguments.fit_alpha is not None:
+        from .evaluation import MoEEEncoder
+        from .evaluation.alpha import choose_alpha, pairs_to_choose_on
+
+        pairs = pairs_to_choose_on(arguments.fit_alpha, texts)
     model = load_model(arguments)
     model.calibrate(texts, batch_size=arguments.batch_size, **prompt_options(arguments.prompt))
     if arguments.fit_alpha is not None:
-        model.config.alpha = fit_alpha(model, arguments.prompt, texts, arguments.fit_alpha, arguments.batch_size)
+        encoder = MoEEEncoder(model, prompt=arguments.prompt, batch_size=arguments.batch_size)
+        model.config.alpha = choose_alpha(encoder, *pairs)
         print(f"alpha: {model.config.alpha:g}", file=sys.stderr)
     (model.save_reference if arguments.reference else model.save_pretrained)(output)
     print(f"calibrated on {len(texts)} texts: {output}", file=sys.stderr)

@@ -9,10 +9,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import read_fields, read_texts
+from .files import read_texts
 from .flags import add_batch_size_flag, add_model_flags, add_prompt_flag, alpha, load_model, number_of
 from .functional_moee import COMBINATIONS, POOLINGS
-from .modeling_moee import MoEEModel
 from .prompts_moee import TEXT
 
 if TYPE_CHECKING:
@@ -70,24 +69,6 @@ def add_evaluation_commands(commands: Any) -> None:
         "--clusters", type=number_of("clusters"), default=50, help="clusters of k-means (default: 50)"
     )
     complementarity.set_defaults(run=_complementarity)
-
-
-def fit_alpha(model: MoEEModel, prompt: str | None, texts: list[str], dev: str, batch_size: int) -> float:
-    """Return the best alpha on the pairs of a development set, or if `dev` is empty, without labels on texts.
-
-    Raises:
-        ValueError: If the file is a test set, or not one of pairs.
-    """
-    from .evaluation import MoEEEncoder
-    from .evaluation.alpha import choose_alpha, random_pairs
-
-    encoder = MoEEEncoder(model, prompt=prompt, batch_size=batch_size)
-    if not dev:
-        return choose_alpha(encoder, *random_pairs(texts))
-    if "test" in Path(dev).name.split("."):
-        raise ValueError(f"--fit-alpha: expected a development set; got a test set, {dev}.")
-    pairs = read_fields(dev, {"sentence1": str, "sentence2": str, "score": (int, float)})
-    return choose_alpha(encoder, *pairs.values())
 
 
 def _add_task_flags(parser: argparse.ArgumentParser) -> None:

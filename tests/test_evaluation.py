@@ -101,11 +101,11 @@ def test_mteb_takes_the_encoder(model, data):
 
 
 def test_vectors_are_those_of_encode(model):
-    model.calibrate(CORPUS)
+    model.calibrate(CORPUS, prompt_name="none")
     texts = [*TEXTS, TEXTS[0]]
     for options in ({}, {"combination": "concat"}, {"alpha": 0.3}, {"standardize": False}):
         vectors = MoEEEncoder(model, prompt="none", **options).embed(texts)
-        np.testing.assert_allclose(vectors, model.encode(texts, prompt_name="none", **options), atol=1e-5)
+        np.testing.assert_allclose(vectors, model.encode(texts, prompt_name="none", **options), atol=1e-4)
 
 
 def test_each_text_is_read_once_per_prompt(model, data, tmp_path, monkeypatch):

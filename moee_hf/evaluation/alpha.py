@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from ..files import read_fields
 from .encoder import MoEEEncoder
 from .pairs import similarities
 
@@ -36,7 +38,20 @@ def choose_alpha(
     return max(sorted(ALPHAS, key=lambda alpha: abs(np.log(alpha))), key=quality)
 
 
-def random_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return each text with another at random, by a fixed seed."""
-    order = np.random.default_rng(0).permutation(len(texts))
-    return [texts[i] for i in order], [texts[i] for i in np.roll(order, 1)]
+def pairs_to_choose_on(dev: str, texts: Sequence[str]) -> tuple[list[str], list[str], list[float] | None]:
+    """Return pairs of texts and their similarity: those of a development set, or without one, random ones of `texts`.
+
+    Args:
+        dev: A `.jsonl` file with the fields `sentence1`, `sentence2` and `score`; or empty.
+        texts: Texts without labels.
+
+    Raises:
+        ValueError: If the file is a test set, or not one of pairs.
+    """
+    if not dev:
+        order = np.random.default_rng(0).permutation(len(texts))
+        return [texts[i] for i in order], [texts[i] for i in np.roll(order, 1)], None
+    if "test" in Path(dev).name.split("."):
+        raise ValueError(f"--fit-alpha: expected a development set; got a test set, {dev}.")
+    first, second, gold = read_fields(dev, {"sentence1": str, "sentence2": str, "score": (int, float)}).values()
+    return first, second, gold
