@@ -73,6 +73,8 @@ def add_evaluation_commands(commands: Any) -> None:
 
 def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
+    # on the processor, bfloat16 makes a score depend on the batch in its fourth digit, and is no faster
+    parser.set_defaults(dtype=None)
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of mteb's tasks (default: all in --data)")
     parser.add_argument(
         "--data", metavar="FOLDER", help="tasks as files, such as sts/NAME.test.jsonl.gz (default: mteb's)"
@@ -104,8 +106,9 @@ def _tasks(arguments: argparse.Namespace, names: list[str] | None = None) -> lis
 
 
 def _report(score: Score) -> None:
-    shown = {name: value for name, value in score.choices.items() if name not in ("router_activation", "max_length")}
-    print(f"{score.value:6.2f}  {score.task}  {' '.join(f'{k}={v}' for k, v in shown.items())}", file=sys.stderr)
+    left_out = ("dtype", "max_length", "router_activation")
+    choices = " ".join(f"{name}={value}" for name, value in score.choices.items() if name not in left_out)
+    print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
 
 
 def _print(tables: dict[str, Table], output: Path, note: str = "") -> None:

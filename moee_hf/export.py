@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -28,7 +27,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.numpy import save_file
 
 from . import __version__
-from .files import check_new_folder
+from .files import check_new_folder, digests
 from .functional_moee import COMBINATIONS
 from .hub_moee import hub_errors
 from .model_card import EXAMPLES, model_card
@@ -216,13 +215,4 @@ def _requirements() -> list[str]:
 
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a folder but the two that `build` writes last."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in ("README.md", BUILD_NAME):
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-            digests[name] = digest.hexdigest()
-    return digests
+    return {name: digest for name, digest in digests(folder).items() if name not in ("README.md", BUILD_NAME)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 import sys
@@ -111,6 +112,16 @@ def check_new_folder(folder: str | os.PathLike[str]) -> Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: expected a new or empty folder; there is something. Name another.")
     return path
+
+
+def digests(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the SHA-256 of every file of a folder, in hexadecimal, by the file's path in it."""
+    found = {}
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:

@@ -84,8 +84,9 @@ def load_model(arguments: argparse.Namespace) -> MoEEModel:
         ValueError: If the device is not there.
     """
     device = _device(arguments.device)
+    dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
     hub = {} if arguments.revision is None else {"revision": arguments.revision}
-    return MoEEModel.from_pretrained(arguments.model or EMBEDDED, dtype=arguments.dtype, device_map=device, **hub)
+    return MoEEModel.from_pretrained(arguments.model or EMBEDDED, dtype=dtype, device_map=device, **hub)
 
 
 def embedding_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -153,8 +153,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         if base is None and self._origin is not None:
             base, loaded = self._origin
             revision = revision or loaded
-            # torch counts what is written into a tensor
-            if any(weight._version > self._versions.get(name, 0) for name, weight in self.model.named_parameters()):
+            if self.weights_changed:
                 raise ValueError(
                     "save_reference: expected the weights as they were loaded; they were changed since, which a "
                     "reference cannot hold. Use save_pretrained, or push_to_hub without reference=True."
@@ -187,6 +186,12 @@ class MoEEPreTrainedModel(PreTrainedModel):
         tags = kwargs.pop("tags", None) or []
         tags = [*self.model_tags, *([tags] if isinstance(tags, str) else tags)]
         return _ReferenceModel(self).push_to_hub(repo_id, tags=tags, **kwargs)
+
+    @property
+    def weights_changed(self) -> bool:
+        """Whether a weight was written to since the model was loaded."""
+        # torch counts what is written into a tensor
+        return any(weight._version > self._versions.get(name, 0) for name, weight in self.model.named_parameters())
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

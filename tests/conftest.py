@@ -28,6 +28,8 @@ from moee_hf import MoEEModel
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = ROOT / "moee_hf" / "embedded"
+# real sets of the tasks and a corpus, which may not be redistributed, if they lie beside the checkout
+EVALUATION_DATA = ROOT.parent / "shared" / "data" / "eval"
 # the embedded backbone as a plain checkpoint
 BACKBONE = {path.name: path.read_bytes() for path in EMBEDDED.iterdir() if path.suffix != ".md"}
 TEXTS = [

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import TEXTS, set_random_statistics
 
-from moee_hf import MoEEModel
+from moee_hf import MoEEModel, modeling_moee
 from moee_hf.cli import main
 from moee_hf.statistics_moee import Moments
 
@@ -128,6 +128,44 @@ def test_a_corpus_that_is_none_changes_nothing(model, texts, error, message):
     assert not model.config.standardize
 
 
+def test_other_choices_than_those_of_the_statistics_warn(model, caplog, monkeypatch):
+    """By name of what differs, once; and the record is saved with the model."""
+    model.calibrate(CORPUS, prompt_name="none")
+    assert model.config.calibration == {
+        "prompt": "{text}", "pooling": "lasttoken", "hidden_layer": -1, "router_activation": "softmax"
+    }  # fmt: skip
+    warnings = []
+    monkeypatch.setattr(modeling_moee.logger, "warning_once", warnings.append)
+    model.encode("A text.", prompt_name="none")
+    model.encode("A text.", standardize=False)
+    assert warnings == []
+    model.encode("A text.", prompt_name="prompteol")
+    model.config.pooling = "mean"
+    model.encode("A text.", prompt_name="none")
+    assert len(warnings) == 2
+    assert "This sentence" in warnings[0]
+    assert "'pooling': 'mean'" in warnings[1]
+    set_random_statistics(model)  # of unknown origin
+    assert model.config.calibration is None
+    model.encode("A text.")
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_standardize_in_place_of_the_configurations(model, standardize):
+    raw = model.encode(TEXTS, combination="concat")
+    with pytest.raises(ValueError, match="expected a model with statistics of a corpus; this one has none"):
+        model.encode(TEXTS, standardize=True)
+    model.calibrate(CORPUS)
+    model.config.standardize = not standardize
+    vectors = model.encode(TEXTS, combination="concat", standardize=standardize)
+    statistics = {name: value.flatten().numpy() for name, value in model.statistics.state_dict().items()}
+    mean, std = (
+        np.concatenate([statistics[f"hidden_{part}"], statistics[f"routing_{part}"]]) for part in ("mean", "std")
+    )
+    np.testing.assert_allclose(vectors, (raw - mean) / std if standardize else raw, rtol=1e-3, atol=1e-3)
+
+
 def test_command(tmp_path, capsys):
     (tmp_path / "corpus.txt").write_text("\n".join(CORPUS[:20]).replace("\n and", " and"))
     assert main(["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model")]) == 0
@@ -136,6 +174,7 @@ def test_command(tmp_path, capsys):
     assert "texts: " in err
     model = MoEEModel.from_pretrained(tmp_path / "model")
     assert model.config.standardize
+    assert model.config.calibration["prompt"] == model.config.template("prompteol")
     assert np.isfinite(model.encode(TEXTS)).all()
     assert main(["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model")]) == 1
     assert "expected a new or empty folder" in capsys.readouterr().err

@@ -184,6 +184,10 @@ def test_meta_is_honest(model):
     ]
     names = {MoEEEncoder(model, **options).mteb_model_meta.experiment_name for options in variants}
     assert len(names) == len(variants)  # each has a folder for its results
+    model.calibrate(CORPUS)
+    first = MoEEEncoder(model).experiment["statistics"]
+    model.calibrate(CORPUS[1:])
+    assert MoEEEncoder(model).experiment["statistics"] != first
 
 
 def test_revision_is_that_of_the_weights(saved, tmp_path):
@@ -193,6 +197,20 @@ def test_revision_is_that_of_the_weights(saved, tmp_path):
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"alpha": 3.0}))
     assert Features(MoEEModel.from_pretrained(tmp_path / "copy")).identity[1] != one[1]
+
+
+def test_model_changed_in_memory_has_another_revision(saved):
+    model = MoEEModel.from_pretrained(saved)
+    before = Features(model).identity
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1
+    changed = Features(model).identity
+    assert changed[0] == f"memory/{saved.name}"
+    assert changed[1] != before[1]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1
+    assert Features(model).identity[1] != changed[1]
+    assert Features(MoEEModel(model.config)).identity[1] != Features(MoEEModel(model.config)).identity[1]
 
 
 def test_hub_id_and_commit_are_name_and_revision(hub, loaded):

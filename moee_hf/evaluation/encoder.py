@@ -12,6 +12,7 @@ import torch
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
 from ..functional_moee import check_alpha, combine, similarity, similarity_pairwise
+from ..info import dtype_name
 from ..modeling_moee import MoEEModel
 from ..prompts_moee import PROMPTS, TEXT
 from .features import Corpus, Features
@@ -103,7 +104,11 @@ class MoEEEncoder:
     def experiment(self) -> dict[str, Any]:
         """Every choice that an embedding depends on besides the weights, by which mteb keeps results apart."""
         features, config = self.features, self.features.model.config
-        choices: dict[str, Any] = {"combination": self.combination, "prompt": features.prompt}
+        choices: dict[str, Any] = {
+            "combination": self.combination,
+            "prompt": features.prompt,
+            "dtype": dtype_name(features.model.dtype),
+        }
         if self.combination == "sum":
             choices["alpha"] = self.alpha
         if PROMPTS.get(features.prompt) != features.template:
@@ -113,7 +118,7 @@ class MoEEEncoder:
             if (value := getattr(config, field)) is not None:
                 choices[field] = value
         if self.standardize:
-            choices["statistics"] = "own" if self.corpus is None else self.corpus.digest
+            choices["statistics"] = features.statistics_digest(self.corpus)
         if features.random:
             choices["weights"] = "random"
         return choices

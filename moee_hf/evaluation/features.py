@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from ..configuration_moee import EMBEDDED, resolve_source
+from ..files import digests
 from ..info import ModelInfo, model_info
 from ..modeling_moee import MoEEModel
 from ..prompts_moee import TEXT
@@ -89,12 +91,17 @@ class Features:
             other.model = MoEEModel(copy.deepcopy(model.config)).to(model.device, model.dtype).eval()
         other.model.tokenizer, other.model._hub_kwargs = model.tokenizer, model._hub_kwargs
         other.random = True
+        other.identity = self.identity
         other._rows, other._statistics = {}, {}
         return other
 
     def clear(self) -> None:
         """Forget the texts and their features; the memory is free again."""
         self._rows.clear()
+
+    def statistics_digest(self, corpus: Corpus | None) -> str:
+        """Return what the statistics are known by: the corpus, or their own numbers."""
+        return _digest(self.model.statistics)[:8] if corpus is None else corpus.digest
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -103,22 +110,19 @@ class Features:
 
     @cached_property
     def identity(self) -> tuple[str, str]:
-        """Name and revision of the model: its id and commit on the Hub, or its folder and a digest of the files."""
-        source = str(self.model.name_or_path)
-        if not source:
-            return f"memory/{self.info.model_type}", "no_revision_available"
+        """Name and revision of the model: its id and commit on the Hub; or its folder and a digest of the files there.
+
+        Of a model that was made or changed in memory, a digest of its weights.
+        """
+        model, source = self.model, str(self.model.name_or_path)
         path = Path(source)
+        if not source or model.weights_changed:
+            return f"memory/{path.name or self.info.model_type}", _digest(model.model)
         if not path.is_dir():
-            return source, self.model._hub_kwargs["revision"]
-        digest = hashlib.sha256()
-        for file in sorted(path.iterdir()):
-            if file.is_file() and file.suffix != ".md":
-                digest.update(file.name.encode())
-                with file.open("rb") as content:
-                    while block := content.read(2**20):
-                        digest.update(block)
+            return source, model._hub_kwargs["revision"]
+        files = {name: digest for name, digest in digests(path).items() if name != "README.md"}
         name = f"moee_hf/{EMBEDDED}" if source == resolve_source(EMBEDDED) else f"local/{path.resolve().name}"
-        return name, digest.hexdigest()[:40]
+        return name, hashlib.sha256(json.dumps(files).encode()).hexdigest()[:40]
 
 
 class Corpus:
@@ -137,6 +141,16 @@ class Corpus:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Corpus) and self.digest == other.digest
+
+
+def _digest(module: torch.nn.Module) -> str:
+    """A digest of the tensors of a module; those that are offloaded count by name."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:40]
 
 
 def _reconfigured(model: MoEEModel, **fields: Any) -> MoEEModel:

@@ -76,7 +76,8 @@ def score(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> float:
         show_progress_bar=False,
         co2_tracker=False,
     )
-    return 100 * results.task_results[0].get_score(splits=list(task.eval_splits))
+    # to the digits that a result has on disk, so that a resumed run prints the same
+    return round(100 * float(results.task_results[0].get_score(splits=list(task.eval_splits))), 4)
 
 
 def table(scores: Sequence[Score]) -> Table:
