@@ -36,7 +36,7 @@ def add_evaluation_commands(commands: Any) -> None:
     )
     evaluate.add_argument("--pooling", nargs="+", choices=POOLINGS, help="default: the model's, here and below")
     evaluate.add_argument("--hidden-layer", nargs="+", type=int, metavar="LAYER", help="where HS is taken from")
-    _add_combination_flag(evaluate)
+    _add_score_flags(evaluate)
     evaluate.add_argument(
         "--alpha", nargs="+", type=alpha, metavar="WEIGHT", help="weights of the routing part in 'sum'"
     )
@@ -57,7 +57,7 @@ def add_evaluation_commands(commands: Any) -> None:
 
     robustness = commands.add_parser("robustness", help="score a model with each of the paper's nine prompts")
     _add_task_flags(robustness)
-    _add_combination_flag(robustness)
+    _add_score_flags(robustness)
     robustness.set_defaults(run=_robustness)
 
     complementarity = commands.add_parser(
@@ -81,16 +81,16 @@ def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="to evaluate (default: the task's, mostly test)")
     parser.add_argument(
-        "--control", choices=("random",), help="score the same architecture with random weights beside"
-    )
-    parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="for results, from which a later run resumes"
     )
     add_batch_size_flag(parser)
 
 
-def _add_combination_flag(parser: argparse.ArgumentParser) -> None:
+def _add_score_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--combination", nargs="+", choices=COMBINATIONS, help="what embeddings are made of")
+    parser.add_argument(
+        "--control", choices=("random",), help="score the same architecture with random weights beside"
+    )
 
 
 def _tasks(arguments: argparse.Namespace, names: list[str] | None = None) -> list[AbsTask]:

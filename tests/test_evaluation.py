@@ -172,8 +172,8 @@ def test_meta_is_honest(model):
         {"combination": "rw"},
         {"alpha": 2.0},
         {"standardize": True},
-        {"standardize": True, "corpus": Corpus(["a"])},
-        {"standardize": True, "corpus": Corpus(["b"])},
+        {"corpus": Corpus(["a"])},
+        {"corpus": Corpus(["b"])},
         {"prompt": "none"},
         {"prompt": "a {text}:"},
         {"prompt": "a {text}?"},
@@ -234,6 +234,29 @@ def test_second_run_computes_nothing(model, data, tmp_path, monkeypatch):
     monkeypatch.setattr(MoEEModel, "encode", lambda *a, **k: pytest.fail("a text was read"))
     assert run() == first
     assert results(tmp_path) == files
+
+
+def test_data_of_mteb_are_loaded_once_and_only_if_needed(model, data, tmp_path, monkeypatch):
+    """A task of mteb's own, as the Hub would fill it."""
+    (local,) = local_tasks(data, ["stsb"])
+    (task,) = get_tasks(["STS12"])
+    loads = []
+
+    def load_data(**kwargs):
+        loads.append(task.metadata.name)
+        task.dataset, task.data_loaded = local.dataset, True
+
+    monkeypatch.setattr(task, "load_data", load_data)
+
+    def run(task):
+        return list(evaluate(encoders(model, ["none", "prompteol"], combinations=COMBINATIONS), [task], tmp_path))
+
+    scores = run(task)
+    assert len(scores) == 8
+    assert loads == ["STS12"]
+    (again,) = get_tasks(["STS12"])
+    monkeypatch.setattr(again, "load_data", lambda **kwargs: pytest.fail("data were loaded"))
+    assert run(again) == scores
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"task_name": "STSBenchmark"}', "null", "\x00\xff"])

@@ -9,9 +9,12 @@ import sys
 
 import pytest
 import transformers
+import update_readme
 from conftest import ROOT
 
 from moee_hf.backbones import supported_backbones
+from moee_hf.cli import _parser
+from moee_hf.functional_moee import COMBINATIONS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BASH, TEXT = (
@@ -74,6 +77,29 @@ def test_backbones_are_generated():
     listed = re.search(r"<!-- backbones -->\n(.*)<!-- /backbones -->", README, re.DOTALL)[1]
     assert f"transformers {transformers.__version__}" in README
     assert re.findall(r"`([^`]+)`", listed) == supported_backbones(), "run tests/update_readme.py"
+
+
+def test_averages_of_the_paper_are_generated():
+    listed = re.search(r"<!-- paper -->\n(.*)\n<!-- /paper -->", README, re.DOTALL)[1]
+    assert listed == update_readme.paper_averages(), "run tests/update_readme.py"
+
+
+def test_table_of_scores_is_whole():
+    """Ten sets, two prompts, raw and calibrated; eight numbers a row, a control beside each."""
+    header, _, *rows = re.search(r"<!-- scores -->\n(.*)\n<!-- /scores -->", README, re.DOTALL)[1].splitlines()
+    names = [name.strip() for name in header.strip("|").split("|")]
+    assert names == ["task", "prompt", "statistics", *COMBINATIONS, *(f"random {name}" for name in COMBINATIONS)]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert len({tuple(row[:3]) for row in cells}) == len(cells) == 10 * 2 * 2
+    assert all(-100 <= float(cell) <= 100 for row in cells for cell in row[3:])
+
+
+def test_commands_of_the_package_parse():
+    """Every command `moee` of the README has flags that exist."""
+    commands = [line for block in BASH for line in block.replace("\\\n", "").split("\n") if line.startswith("moee ")]
+    assert len(commands) >= 10
+    for command in commands:
+        _parser().parse_args(shlex.split(command)[1:])
 
 
 def test_versions_of_the_constraints_are_the_tested_ones():

@@ -11,7 +11,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import BACKBONE, ROOT, TEXTS, set_random_statistics
+from conftest import BACKBONE, ROOT, TEXTS
 from hub import Repository
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BitsAndBytesConfig
@@ -94,10 +94,11 @@ def test_offload(reference, tmp_path):
 
 def test_statistics_travel_and_a_reference_of_a_reference(hub, backbone, reference):
     model = MoEEModel.from_pretrained(reference)
-    set_random_statistics(model)
-    model.config.standardize = True
+    model.calibrate(TEXTS, prompt_name="none")
     model.push_to_hub("author/calibrated", reference=True)
     again = MoEEModel.from_pretrained("author/calibrated")
+    assert again.config.standardize
+    assert again.config.calibration == model.config.calibration
     assert again.config.base_model_name_or_path == backbone
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 

@@ -40,7 +40,7 @@ class MoEEEncoder:
         device: Where a model is loaded to. None: the processor.
         combination: In place of the configuration's, here and below.
         alpha: Weight of RW in `"sum"`.
-        standardize: Whether to standardize HS and RW.
+        standardize: Whether to standardize HS and RW; with a corpus, yes.
         corpus: Texts whose statistics they are standardized with, in place of the model's own.
         kwargs: Those of `Features`.
 
@@ -67,7 +67,7 @@ class MoEEEncoder:
         config = self.features.model.config
         self.combination = config.combination if combination is None else combination
         self.alpha = config.alpha if alpha is None else alpha
-        self.standardize = config.standardize if standardize is None else standardize
+        self.standardize = config.standardize or corpus is not None if standardize is None else standardize
         self.corpus = corpus
         config.size(self.combination)
         check_alpha("alpha", self.alpha)
@@ -184,7 +184,7 @@ def encoders(
     """
     standards: list[dict[str, Any]] = [{}]
     if corpus is not None:
-        standards = [{"standardize": False}, {"standardize": True, "corpus": corpus}]
+        standards = [{"standardize": False}, {"corpus": corpus}]
     readings = [
         Features(model, prompt, batch_size, **_given(pooling=pooling, hidden_layer=layer))
         for prompt, pooling, layer in itertools.product(prompts, poolings, hidden_layers)

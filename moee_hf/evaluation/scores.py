@@ -11,6 +11,8 @@ from typing import Any
 import mteb
 from mteb.abstasks import AbsTask
 from mteb.cache import ResultCache
+from mteb.results import TaskResult
+from threadpoolctl import threadpool_limits
 
 from .encoder import MoEEEncoder
 from .tables import Table
@@ -52,32 +54,40 @@ def evaluate(groups: Iterable[Sequence[MoEEEncoder]], tasks: Sequence[AbsTask], 
 
 def score(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> float:
     """Return the main score of a task, times 100, from the cache if it is there."""
-    name = task.metadata.name
-    path = cache.get_task_result_path(name, encoder.mteb_model_meta)
-    strategy = "only-missing"
+    result = _known_result(encoder, task, cache)
+    if result is None or result.get_missing_evaluations(task):
+        if not task.data_loaded:
+            task.load_data()  # for all encoders; mteb would load and unload them for each
+        options: Any = {"batch_size": 1024}  # of the texts that mteb hands over
+        with threadpool_limits(1, user_api="blas"):  # several threads make the small matrices of classifiers slower
+            result = mteb.evaluate(
+                encoder,
+                task,
+                cache=cache,
+                overwrite_strategy="always" if result is None else "only-missing",
+                encode_kwargs=options,
+                show_progress_bar=False,
+                co2_tracker=False,
+            ).task_results[0]
+    # to the digits that a result has on disk, so that a resumed run prints the same
+    return round(100 * float(result.get_score(splits=list(task.eval_splits))), 4)
+
+
+def _known_result(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> TaskResult | None:
+    """The result in the cache, if there is one, and it can be read, and it is of the data as they are now."""
+    meta, name = encoder.mteb_model_meta, task.metadata.name
+    path = cache.get_task_result_path(name, meta)
     try:
-        result = cache.load_task_result(name, encoder.mteb_model_meta)
-        if result is not None:
-            _ = [result.get_score(splits=[split]) for split in task.eval_splits if split in result.scores]
+        result = cache.load_task_result(name, meta)
+        if result is None:
+            return None
+        result.get_score()  # there is one
+        if result.dataset_revision == task.metadata.revision:
+            return result
+        logger.warning("%s: the data of %s were changed since. Computed again.", path, name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s: expected a result of mteb; it cannot be read as one (%s). Computed again.", path, error)
-        strategy = "always"
-    else:
-        if result is not None and result.dataset_revision != task.metadata.revision:
-            logger.warning("%s: the data of %s were changed since. Computed again.", path, name)
-            strategy = "always"
-    options: Any = {"batch_size": 1024}  # of the texts that mteb hands over
-    results = mteb.evaluate(
-        encoder,
-        task,
-        cache=cache,
-        overwrite_strategy=strategy,
-        encode_kwargs=options,
-        show_progress_bar=False,
-        co2_tracker=False,
-    )
-    # to the digits that a result has on disk, so that a resumed run prints the same
-    return round(100 * float(results.task_results[0].get_score(splits=list(task.eval_splits))), 4)
+    return None
 
 
 def table(scores: Sequence[Score]) -> Table:
