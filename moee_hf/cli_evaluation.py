@@ -46,6 +46,11 @@ def add_evaluation_commands(commands: Any) -> None:
         help="a text a line to calibrate on: raw and calibrated embeddings are both scored",
     )
     evaluate.add_argument(
+        "--vectors",
+        metavar="FOLDER",
+        help="keep HS and RW of all texts there, and read what was kept",
+    )
+    evaluate.add_argument(
         "--paper",
         metavar="BACKBONE",
         help="the paper's tables, ours beside: deepseek, olmoe or qwen (model and tasks too)",
@@ -105,6 +110,10 @@ def _tasks(arguments: argparse.Namespace, names: list[str] | None = None) -> lis
     return get_tasks(arguments.tasks or names, arguments.data, arguments.split, skip_missing=arguments.tasks is None)
 
 
+def _store(arguments: argparse.Namespace) -> Path | None:
+    return None if arguments.vectors is None else Path(arguments.vectors)
+
+
 def _report(score: Score) -> None:
     left_out = ("dtype", "max_length", "router_activation")
     choices = " ".join(f"{name}={value}" for name, value in score.choices.items() if name not in left_out)
@@ -144,6 +153,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         corpus=corpus,
         control=arguments.control is not None,
         batch_size=arguments.batch_size,
+        store=_store(arguments),
     )
     scores = []
     for score in evaluate(groups, tasks, Path(arguments.output)):
@@ -172,6 +182,7 @@ def _evaluate_paper(arguments: argparse.Namespace) -> None:
         combinations=COMBINATIONS,
         alphas=arguments.alpha or (1.0,),
         batch_size=arguments.batch_size,
+        store=_store(arguments),
     )
     scores = []
     for score in evaluate(groups, tasks, Path(arguments.output)):

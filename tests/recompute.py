@@ -1,9 +1,9 @@
-"""Recompute every number of a table of `moee evaluate` from raw vectors, and print how far it is off.
+"""Recompute every number of a table of `moee evaluate --vectors` from the raw vectors, and print how far it is off.
 
-    python tests/recompute.py OUT/scores.csv --data DIR --corpus FILE [--model MODEL]
+    python tests/recompute.py OUT/scores.csv --data DIR --vectors FOLDER [--corpus FILE]
 
-The table must have the rows and columns of `--combination hs rw concat sum --calibrate FILE --control random`, or some
-of them. The numbers come from `metrics`, which is independent of the package; from the package comes the model alone.
+The table may have any of the rows and columns of `--prompt ... --combination ... --calibrate FILE --control random`.
+Nothing of the package is imported; the numbers come from `metrics`.
 """
 
 import argparse
@@ -14,9 +14,7 @@ from pathlib import Path
 
 import metrics
 import numpy as np
-
-from moee_hf import MoEEModel
-from moee_hf.evaluation import Features
+from safetensors import safe_open
 
 # what the sets are called in the table, and the shots per class where they are not mteb's usual 8
 FILES = {
@@ -60,57 +58,63 @@ def score(task, name, rows, train, vector):
     return getattr(metrics, kind)(rows, vector)
 
 
-def recompute(table, data, corpus, model, tasks=None):
-    """Yield row, column, the number of the table and ours, of every cell."""
-    with open(table, encoding="utf-8") as file:
-        cells = [row for row in csv.DictReader(file) if tasks is None or row["task"] in tasks]
-    models = {"": model}
-    if any(name.startswith("random ") for name in cells[0]):
-        models["random "] = Features(model).control().model
+def read_vectors(folder, prompt, random):
+    """HS and RW of every text with this prompt, by the trained or the random weights."""
+    vectors = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            choices = json.loads(file.metadata()["choices"])
+            if choices["prompt"] == prompt and ("weights" in choices) == random:
+                parts = (file.get_tensor("hidden_state"), file.get_tensor("router_weights"))
+                vectors.update(zip(json.loads(file.metadata()["texts"]), zip(*parts, strict=True), strict=True))
+    return vectors
+
+
+def recompute(cells, data, vectors, corpus):
+    """Yield what a cell is, the number of the table and ours, of every cell."""
+    combinations = [name for name in ("hs", "rw", "concat", "sum") if name in cells[0]]
     for prompt in dict.fromkeys(row["prompt"] for row in cells):
-        for weights, network in models.items():
+        for weights in [weights for weights in ("", "random ") if weights + combinations[0] in cells[0]]:
+            kept = read_vectors(vectors, prompt, bool(weights))
 
-            def raw(texts, network=network, prompt=prompt):
-                vectors = network.encode(
-                    [text or " " for text in texts], prompt_name=prompt, combination="concat", standardize=False
-                ).astype(np.float64)
-                return vectors[:, : model.config.hidden_size], vectors[:, model.config.hidden_size :]
+            def raw(texts, kept=kept):
+                return [np.stack(part) for part in zip(*(kept[text or " "] for text in texts), strict=True)]
 
-            statistics = [(part.mean(axis=0), part.std(axis=0)) for part in raw(corpus)] if corpus else None
-            for task in dict.fromkeys(row["task"] for row in cells):
-                name = file_of(data, task)
+            statistics = [(p.mean(axis=0, dtype="d"), p.std(axis=0, dtype="d")) for p in raw(corpus)] if corpus else []
+            # what never changes over the corpus is left where it is
+            statistics = [(mean, np.where(std > 1e-6 * abs(mean), std, 1.0)) for mean, std in statistics]
+            for row in (row for row in cells if row["prompt"] == prompt):
+                name = file_of(data, row["task"])
                 rows = read(data, name)
                 train = read(data, name.replace(".test", ".train")) if name.startswith("classification") else []
-                texts = list(dict.fromkeys(texts_of(rows + train)))
-                plain = raw(texts)
-                for row in cells:
-                    if (row["task"], row["prompt"]) != (task, prompt):
-                        continue
-                    parts = plain
-                    if row.get("statistics") == "calibrated":
-                        parts = [(p - mean) / std for p, (mean, std) in zip(plain, statistics, strict=True)]
-                    for combination in ("hs", "rw", "concat", "sum"):
-                        if (column := weights + combination) in row:
-                            vectors = metrics.embedding(*parts, combination).astype(np.float32)
-                            vector = dict(zip(texts, vectors, strict=True))
-                            ours = 100 * score(task, name, rows, train, vector)
-                            yield [*row.values()][:3], column, float(row[column]), ours
+                texts = [text for text in dict.fromkeys(texts_of(rows + train)) if (text or " ") in kept]
+                parts = raw(texts)
+                if row.get("statistics") == "calibrated":
+                    pairs = zip(parts, statistics, strict=True)
+                    parts = [((p - m.astype("f")) / s.astype("f")).astype("f") for p, (m, s) in pairs]
+                for combination in combinations:
+                    column = weights + combination
+                    embeddings = metrics.embedding(*parts, combination).astype("f")
+                    vector = dict(zip(texts, embeddings, strict=True))
+                    ours = 100 * score(row["task"], name, rows, train, vector)
+                    yield f"{row['task']} {prompt} {row.get('statistics', '')} {column}", float(row[column]), ours
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--vectors", type=Path, required=True)
     parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--model", default="embedded")
     arguments = parser.parse_args()
     corpus = arguments.corpus.read_text(encoding="utf-8").splitlines() if arguments.corpus else None
-    model = MoEEModel.from_pretrained(arguments.model, dtype="float32")
+    with arguments.table.open(encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
     worst = 0.0
-    for row, column, theirs, ours in recompute(arguments.table, arguments.data, corpus, model):
+    for cell, theirs, ours in recompute(cells, arguments.data, arguments.vectors, corpus):
         off = abs(theirs - ours)
         worst = max(worst, off)
-        print(f"{'OFF ' if off > 0.01 else '    '}{theirs:7.2f} {ours:9.4f}  {' '.join(row)} {column}", flush=True)
+        print(f"{'OFF ' if off > 0.01 else '    '}{theirs:7.2f} {ours:9.4f}  {cell}", flush=True)
     print(f"largest difference: {worst / 100:.1e}")
 
 

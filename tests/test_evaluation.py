@@ -14,6 +14,7 @@ import metrics
 import mteb
 import numpy as np
 import pytest
+import recompute
 import torch
 from conftest import ROOT, TEXTS
 from mteb.models import EncoderProtocol
@@ -111,15 +112,13 @@ def test_vectors_are_those_of_encode(model):
 def test_each_text_is_read_once_per_prompt(model, data, tmp_path, monkeypatch):
     """Every variant of six tasks: the model sees as many rows as there are distinct texts, and the corpus once."""
     read = {}
-    encode, calibrate = MoEEModel.encode, MoEEModel.calibrate
+    encode = MoEEModel.encode
 
     def counted(self, texts, prompt=None, **options):
         read.setdefault(prompt, []).extend(texts)
         return encode(self, texts, prompt=prompt, **options)
 
-    corpora = []
     monkeypatch.setattr(MoEEModel, "encode", counted)
-    monkeypatch.setattr(MoEEModel, "calibrate", lambda s, t, **o: corpora.append(o["prompt"]) or calibrate(s, t, **o))
     grid = encoders(
         model, ["none", "prompteol"], combinations=COMBINATIONS, alphas=(0.5, 1.0, 2.0), corpus=Corpus(CORPUS)
     )
@@ -127,13 +126,43 @@ def test_each_text_is_read_once_per_prompt(model, data, tmp_path, monkeypatch):
     assert len(scores) == len(TASKS) * 2 * 2 * (3 + 3)  # prompts, raw and calibrated, three alphas of sum
     rows = evaluation_data.rows()
     del rows["sts/stsb.dev"]
-    asked = {text for name, lines in rows.items() for text in texts_of(lines)}
-    templates = {model.config.template(name) for name in ("none", "prompteol")}
-    assert read.keys() == templates
+    asked = {text for lines in rows.values() for text in texts_of(lines)} | set(CORPUS)
+    assert read.keys() == {model.config.template(name) for name in ("none", "prompteol")}
     for texts in read.values():
         assert len(texts) == len(set(texts))
         assert set(texts) <= asked
-    assert sorted(corpora) == sorted(templates)
+
+
+def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypatch):
+    """And they are the raw ones, from which a script that knows nothing of us computes the whole table."""
+
+    def run(output):
+        grid = encoders(
+            model, ["none"], combinations=COMBINATIONS, corpus=Corpus(CORPUS), control=True, store=tmp_path / "vectors"
+        )
+        return table(list(evaluate(grid, local_tasks(data), tmp_path / output)))
+
+    first = run("first")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.safetensors")}
+    assert kept
+    names = {
+        "topics": "clustering/topics",
+        "questions": "reranking/questions",
+        "twins": "pair_classification/twins.test",
+    }
+    assert {task: recompute.file_of(data, task) for task in names} == names
+    cells = [dict(zip(first.header, row, strict=True)) for row in first.rows]
+    cells = [{**row, "prompt": "none"} for row in cells]
+    found = list(recompute.recompute(cells, data, tmp_path / "vectors", CORPUS))
+    assert len(found) == len(TASKS) * 2 * 8
+    for cell, theirs, ours in found:
+        assert theirs == pytest.approx(ours, abs=1e-2), cell
+    monkeypatch.setattr(MoEEModel, "encode", lambda *a, **k: pytest.fail("a text was read"))
+    assert run("second").csv() == first.csv()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.safetensors")} == kept
+    monkeypatch.undo()
+    model.config.pooling = "mean"  # other vectors, in another folder
+    assert run("third").csv() != first.csv()
 
 
 def test_model_is_left_as_it_was(model, data, tmp_path):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +12,8 @@ import torch
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
 from ..functional_moee import check_alpha, combine, similarity, similarity_pairwise
-from ..info import dtype_name
 from ..modeling_moee import MoEEModel
-from ..prompts_moee import PROMPTS, TEXT
+from ..prompts_moee import TEXT
 from .features import Corpus, Features
 
 if TYPE_CHECKING:
@@ -65,6 +64,7 @@ class MoEEEncoder:
             source = MoEEModel.from_pretrained(source, revision=revision, device_map=device)
         self.features = source if isinstance(source, Features) else Features(source, **kwargs)
         config = self.features.model.config
+        self._options = {"combination": combination, "alpha": alpha, "standardize": standardize, "corpus": corpus}
         self.combination = config.combination if combination is None else combination
         self.alpha = config.alpha if alpha is None else alpha
         self.standardize = config.standardize or corpus is not None if standardize is None else standardize
@@ -74,8 +74,7 @@ class MoEEEncoder:
 
     def variant(self, **options: Any) -> MoEEEncoder:
         """Return an encoder of the same features with another `combination`, `alpha`, `standardize` or `corpus`."""
-        kept = {name: getattr(self, name) for name in ("combination", "alpha", "standardize", "corpus")}
-        return type(self)(self.features, **kept | options)
+        return type(self)(self.features, **self._options | options)
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the embeddings of texts, of shape `(n, embedding_size)`."""
@@ -103,24 +102,11 @@ class MoEEEncoder:
     @property
     def experiment(self) -> dict[str, Any]:
         """Every choice that an embedding depends on besides the weights, by which mteb keeps results apart."""
-        features, config = self.features, self.features.model.config
-        choices: dict[str, Any] = {
-            "combination": self.combination,
-            "prompt": features.prompt,
-            "dtype": dtype_name(features.model.dtype),
-        }
+        choices = {"combination": self.combination} | self.features.choices
         if self.combination == "sum":
             choices["alpha"] = self.alpha
-        if PROMPTS.get(features.prompt) != features.template:
-            # the name of a folder is made of these, without the characters that a path must not have
-            choices["prompt_digest"] = hashlib.sha256(features.template.encode()).hexdigest()[:8]
-        for field in ("pooling", "hidden_layer", "router_layers", "router_activation", "max_length"):
-            if (value := getattr(config, field)) is not None:
-                choices[field] = value
         if self.standardize:
-            choices["statistics"] = features.statistics_digest(self.corpus)
-        if features.random:
-            choices["weights"] = "random"
+            choices["statistics"] = self.features.statistics_digest(self.corpus)
         return choices
 
     @property
@@ -164,6 +150,7 @@ def encoders(
     corpus: Corpus | None = None,
     control: bool = False,
     batch_size: int = 32,
+    store: Path | None = None,
 ) -> Iterator[list[MoEEEncoder]]:
     """Yield encoders of every combination of these choices, those together that share their features.
 
@@ -178,6 +165,7 @@ def encoders(
             made. None: embeddings as the model makes them.
         control: Whether to yield encoders of the same architecture with random weights too.
         batch_size: Texts per forward pass.
+        store: A folder to keep HS and RW in, and to take them from in a later run.
 
     Raises:
         ValueError: If a choice is none that the model takes.
@@ -186,7 +174,7 @@ def encoders(
     if corpus is not None:
         standards = [{"standardize": False}, {"corpus": corpus}]
     readings = [
-        Features(model, prompt, batch_size, **_given(pooling=pooling, hidden_layer=layer))
+        Features(model, prompt, batch_size, store=store, **_given(pooling=pooling, hidden_layer=layer))
         for prompt, pooling, layer in itertools.product(prompts, poolings, hidden_layers)
     ]
     for reading in readings:

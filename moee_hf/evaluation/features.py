@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from ..configuration_moee import EMBEDDED, resolve_source
 from ..files import digests
-from ..info import ModelInfo, model_info
+from ..info import ModelInfo, dtype_name, model_info
 from ..modeling_moee import MoEEModel
-from ..prompts_moee import TEXT
-from ..statistics_moee import Statistics
+from ..prompts_moee import PROMPTS, TEXT
+from ..statistics_moee import Moments, Statistics
 
 
 class Features:
@@ -29,6 +31,7 @@ class Features:
         prompt: Name of a prompt of the model, or a template with `{text}` once. None: the model's default.
         batch_size: Texts per forward pass.
         show_progress_bar: None: on a terminal, once the work has taken some seconds.
+        store: A folder to keep HS and RW in, as safetensors, and to take them from in a later run.
         fields: Choices of `MoEEConfig` in place of the model's, such as `pooling`.
 
     Raises:
@@ -41,15 +44,17 @@ class Features:
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
+        store: Path | None = None,
         **fields: Any,
     ):
         self.model = _reconfigured(model, **fields)
         self.prompt = model.config.default_prompt_name or "none" if prompt is None else prompt
         self.template = prompt if prompt is not None and TEXT in prompt else model.config.template(self.prompt)
         self.random = False
+        self._store = store
         self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
-        self._rows: dict[str, np.ndarray] = {}
-        self._statistics: dict[Corpus, Statistics] = {}
+        self._rows: dict[str, np.ndarray] | None = None
+        self._statistics: dict[str, Statistics] = {}
 
     def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return HS of shape `(n, hidden_size)` and RW of shape `(n, num_moe_layers, num_experts)`, on the CPU.
@@ -57,12 +62,16 @@ class Features:
         Raises:
             ValueError: If a text cannot be embedded.
         """
+        config = self.model.config
+        if self._rows is None:
+            self._rows = {} if self._folder is None else _read_store(self._folder)
         if missing := [text for text in dict.fromkeys(texts) if text not in self._rows]:
             rows: Any = self.model.encode(
                 missing, prompt=self.template, combination="concat", standardize=False, **self._options
             )
             self._rows.update(zip(missing, rows, strict=True))
-        config = self.model.config
+            if self._folder is not None:
+                _write_store(self._folder, missing, rows, config.hidden_size, self.choices)
         hidden, routing = np.split(np.stack([self._rows[text] for text in texts]), [config.hidden_size], axis=1)
         shape = (len(texts), len(config.router_rows), config.router_shape[1])
         return torch.from_numpy(hidden), torch.from_numpy(routing).reshape(shape)
@@ -71,16 +80,18 @@ class Features:
         self, hidden: torch.Tensor, routing: torch.Tensor, corpus: Corpus | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Standardize HS and RW with the statistics of a corpus, fitted at first use. None: with the model's own."""
-        statistics = self.model.statistics
+        rows = self.model.config.router_rows
         if corpus is None:
             self.model.check_calibration(self.template)
-        else:
-            if corpus not in self._statistics:
-                model = _reconfigured(self.model)
-                model.calibrate(corpus.texts, prompt=self.template, **self._options)
-                self._statistics[corpus] = model.statistics
-            statistics = self._statistics[corpus]
-        return statistics(hidden, routing, self.model.config.router_rows)
+            return self.model.statistics(hidden, routing, rows)
+        if corpus.digest not in self._statistics:
+            h, r = Moments(), Moments()
+            for moments, values in zip((h, r), self(corpus.texts), strict=True):
+                moments.update(values)
+            statistics = Statistics(hidden.shape[1], routing.shape[1:])
+            statistics.store(hidden_mean=h.mean, hidden_std=h.std, routing_mean=r.mean, routing_std=r.std)
+            self._statistics[corpus.digest] = statistics
+        return self._statistics[corpus.digest](hidden, routing, list(range(len(rows))))
 
     def control(self) -> Features:
         """Return the features of the same architecture with random weights, which knows no more than its tokenizer."""
@@ -92,12 +103,36 @@ class Features:
         other.model.tokenizer, other.model._hub_kwargs = model.tokenizer, model._hub_kwargs
         other.random = True
         other.identity = self.identity
-        other._rows, other._statistics = {}, {}
+        other._rows, other._statistics = None, {}
         return other
 
     def clear(self) -> None:
         """Forget the texts and their features; the memory is free again."""
-        self._rows.clear()
+        self._rows = None
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Every choice that HS and RW depend on besides the model's weights."""
+        config = self.model.config
+        choices: dict[str, Any] = {"prompt": self.prompt, "dtype": dtype_name(self.model.dtype)}
+        if PROMPTS.get(self.prompt) != self.template:
+            # mteb names a folder after these, without the characters that a path must not have
+            choices["prompt_digest"] = hashlib.sha256(self.template.encode()).hexdigest()[:8]
+        for field in ("pooling", "hidden_layer", "router_layers", "router_activation", "max_length"):
+            if (value := getattr(config, field)) is not None:
+                choices[field] = value
+        if self.random:
+            choices["weights"] = "random"
+        return choices
+
+    @property
+    def _folder(self) -> Path | None:
+        if self._store is None:
+            return None
+        name, revision = self.identity
+        digest = hashlib.sha256(json.dumps([name, revision, self.template, self.choices]).encode()).hexdigest()[:8]
+        weights = "random" if self.random else "trained"
+        return self._store / f"{name.replace('/', '--')}-{weights}-{digest}"
 
     def statistics_digest(self, corpus: Corpus | None) -> str:
         """Return what the statistics are known by: the corpus, or their own numbers."""
@@ -134,13 +169,26 @@ class Corpus:
 
     def __init__(self, texts: Sequence[str]):
         self.texts = texts
-        self.digest = hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).hexdigest()[:8]
+        self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
 
-    def __hash__(self) -> int:
-        return hash(self.digest)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Corpus) and self.digest == other.digest
+def _read_store(folder: Path) -> dict[str, np.ndarray]:
+    rows: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            parts = [file.get_tensor(name) for name in ("hidden_state", "router_weights")]
+            rows.update(zip(json.loads(file.metadata()["texts"]), np.concatenate(parts, axis=1), strict=True))
+    return rows
+
+
+def _write_store(folder: Path, texts: list[str], rows: np.ndarray, hidden_size: int, choices: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden, routing = (np.ascontiguousarray(part) for part in np.split(rows, [hidden_size], axis=1))
+    path = folder / f"{len(list(folder.glob('*.safetensors'))):04}.safetensors"
+    partial = path.with_suffix(".partial")
+    metadata = {"texts": json.dumps(texts), "choices": json.dumps(choices)}
+    save_file({"hidden_state": hidden, "router_weights": routing}, partial, metadata=metadata)
+    partial.replace(path)  # complete, or not there
 
 
 def _digest(module: torch.nn.Module) -> str:

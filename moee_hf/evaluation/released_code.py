@@ -10,6 +10,7 @@ both are computed on the plain vectors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ def encoders(
     combinations: Sequence[str] = COMBINATIONS,
     alphas: Sequence[float] = (1.0,),
     batch_size: int = 32,
+    store: Path | None = None,
 ) -> Iterator[list[ReleasedCodeEncoder]]:
     """Yield encoders that do what the code does, those together that share their features.
 
@@ -102,10 +104,13 @@ def encoders(
         combinations: What embeddings are made of; `"sum"` twice, standardized and not.
         alphas: Weights of RW in `"sum"`.
         batch_size: Texts per forward pass, on which nothing depends.
+        store: A folder to keep HS and RW in, and to take them from in a later run.
     """
     activation = router_activation(model.config.backbone_config.model_type)
     for prompt in prompts:
-        features = Features(model, PROMPTS[prompt], batch_size, router_activation=activation, pooling="lasttoken")
+        features = Features(
+            model, PROMPTS[prompt], batch_size, store=store, router_activation=activation, pooling="lasttoken"
+        )
         yield [
             ReleasedCodeEncoder(features, combination=combination, alpha=alpha, standardize=standardize)
             for combination in combinations

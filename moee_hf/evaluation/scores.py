@@ -12,7 +12,6 @@ import mteb
 from mteb.abstasks import AbsTask
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
-from threadpoolctl import threadpool_limits
 
 from .encoder import MoEEEncoder
 from .tables import Table
@@ -59,16 +58,15 @@ def score(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> float:
         if not task.data_loaded:
             task.load_data()  # for all encoders; mteb would load and unload them for each
         options: Any = {"batch_size": 1024}  # of the texts that mteb hands over
-        with threadpool_limits(1, user_api="blas"):  # several threads make the small matrices of classifiers slower
-            result = mteb.evaluate(
-                encoder,
-                task,
-                cache=cache,
-                overwrite_strategy="always" if result is None else "only-missing",
-                encode_kwargs=options,
-                show_progress_bar=False,
-                co2_tracker=False,
-            ).task_results[0]
+        result = mteb.evaluate(
+            encoder,
+            task,
+            cache=cache,
+            overwrite_strategy="always" if result is None else "only-missing",
+            encode_kwargs=options,
+            show_progress_bar=False,
+            co2_tracker=False,
+        ).task_results[0]
     # to the digits that a result has on disk, so that a resumed run prints the same
     return round(100 * float(result.get_score(splits=list(task.eval_splits))), 4)
 
