@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ import transformers
 
 from . import __version__
 from .backbones import supported_backbones
-from .cli_evaluation import add_evaluation_commands
+from .cli_evaluation import add_evaluation_commands, alpha_fitter
 from .configuration_moee import EMBEDDED, MoEEConfig
-from .files import check_new_folder, check_output, read_texts, write_embeddings
+from .files import check_new_folder, check_output, iter_texts, read_texts, write_embeddings
 from .flags import (
     add_embedding_flags,
     add_input_flags,
@@ -152,20 +152,24 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     output = check_new_folder(arguments.output)
-    texts = read_texts(arguments.input, arguments.column)
-    if arguments.fit_alpha is not None:
-        from .evaluation import MoEEEncoder
-        from .evaluation.alpha import choose_alpha, pairs_to_choose_on
-
-        pairs = pairs_to_choose_on(arguments.fit_alpha, texts)
+    fit = None if arguments.fit_alpha is None else alpha_fitter(arguments.fit_alpha)
     model = load_model(arguments)
-    model.calibrate(texts, batch_size=arguments.batch_size, **prompt_options(arguments.prompt))
-    if arguments.fit_alpha is not None:
-        encoder = MoEEEncoder(model, prompt=arguments.prompt, batch_size=arguments.batch_size)
-        model.config.alpha = choose_alpha(encoder, *pairs)
+    number, first = 0, []
+
+    def stream() -> Iterator[str]:
+        nonlocal number
+        for text in iter_texts(arguments.input, arguments.column):
+            number += 1
+            if number <= 2000:
+                first.append(text)  # to choose alpha on, without labels
+            yield text
+
+    model.calibrate(stream(), batch_size=arguments.batch_size, **prompt_options(arguments.prompt))
+    if fit is not None:
+        model.config.alpha = fit(model, arguments.prompt, first)
         print(f"alpha: {model.config.alpha:g}", file=sys.stderr)
     (model.save_reference if arguments.reference else model.save_pretrained)(output)
-    print(f"calibrated on {len(texts)} texts: {output}", file=sys.stderr)
+    print(f"calibrated on {number} texts: {output}", file=sys.stderr)
 
 
 def _info(arguments: argparse.Namespace) -> None:

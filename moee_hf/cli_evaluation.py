@@ -6,17 +6,20 @@ import argparse
 import logging
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import read_texts
 from .flags import add_batch_size_flag, add_model_flags, add_prompt_flag, alpha, load_model, number_of
 from .functional_moee import COMBINATIONS, POOLINGS
+from .modeling_moee import MoEEModel
 from .prompts_moee import TEXT
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
+    from .evaluation import MoEEEncoder
     from .evaluation.scores import Score
     from .evaluation.tables import Table
 
@@ -46,11 +49,6 @@ def add_evaluation_commands(commands: Any) -> None:
         help="a text a line to calibrate on: raw and calibrated embeddings are both scored",
     )
     evaluate.add_argument(
-        "--vectors",
-        metavar="FOLDER",
-        help="keep HS and RW of all texts there, and read what was kept",
-    )
-    evaluate.add_argument(
         "--paper",
         metavar="BACKBONE",
         help="the paper's tables, ours beside: deepseek, olmoe or qwen (model and tasks too)",
@@ -76,6 +74,22 @@ def add_evaluation_commands(commands: Any) -> None:
     complementarity.set_defaults(run=_complementarity)
 
 
+def alpha_fitter(dev: str) -> Callable[[MoEEModel, str | None, list[str]], float]:
+    """Return what chooses alpha for a model, a prompt and texts: on a development set, read now, or on the texts.
+
+    Raises:
+        ImportError: If mteb is not installed.
+        ValueError: If `dev` is neither empty nor a development set.
+    """
+    from .evaluation import MoEEEncoder
+    from .evaluation.alpha import choose_alpha, random_pairs, read_development_set
+
+    pairs = read_development_set(dev) if dev else None
+    return lambda model, prompt, texts: choose_alpha(
+        MoEEEncoder(model, prompt=prompt), *(random_pairs(texts) if pairs is None else pairs)
+    )
+
+
 def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     # on the processor, bfloat16 makes a score depend on the batch in its fourth digit, and is no faster
@@ -85,6 +99,9 @@ def _add_task_flags(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="FOLDER", help="tasks as files, such as sts/NAME.test.jsonl.gz (default: mteb's)"
     )
     parser.add_argument("--split", help="to evaluate (default: the task's, mostly test)")
+    parser.add_argument(
+        "--vectors", metavar="FOLDER", help="keep HS and RW of all texts there, and read what was kept"
+    )
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="for results, from which a later run resumes"
     )
@@ -98,7 +115,7 @@ def _add_score_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tasks(arguments: argparse.Namespace, names: list[str] | None = None) -> list[AbsTask]:
+def _tasks(arguments: argparse.Namespace) -> list[AbsTask]:
     import datasets
 
     from .evaluation import get_tasks
@@ -107,104 +124,106 @@ def _tasks(arguments: argparse.Namespace, names: list[str] | None = None) -> lis
     warnings.filterwarnings("ignore", module="mteb|sklearn")  # newer tasks, slow convergence
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    return get_tasks(arguments.tasks or names, arguments.data, arguments.split, skip_missing=arguments.tasks is None)
+    return get_tasks(arguments.tasks, arguments.data, arguments.split)
 
 
-def _store(arguments: argparse.Namespace) -> Path | None:
-    return None if arguments.vectors is None else Path(arguments.vectors)
+def _run(groups: Iterable[Sequence[MoEEEncoder]], tasks: list[AbsTask], output: Path) -> list[Score]:
+    from .evaluation import evaluate
 
-
-def _report(score: Score) -> None:
-    left_out = ("dtype", "max_length", "router_activation")
-    choices = " ".join(f"{name}={value}" for name, value in score.choices.items() if name not in left_out)
-    print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
+    scores = []
+    for score in evaluate(groups, tasks, output):
+        left_out = ("backbone", "dtype", "max_length", "router_activation")
+        choices = " ".join(f"{name}={value}" for name, value in score.choices.items() if name not in left_out)
+        print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
+        scores.append(score)
+    return scores
 
 
 def _print(tables: dict[str, Table], output: Path, note: str = "") -> None:
     for number, (name, table) in enumerate(tables.items()):
         print(("\n" if number else "") + table.text())
-        table.save(output, name)
+        table.save(output, name, note)
     if note:
         print(f"\n{note}")
     print(f"{', '.join(f'{output / name}.md' for name in tables)}, and .csv beside", file=sys.stderr)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .evaluation import Corpus, encoders, evaluate, table
+    from .evaluation import Corpus, encoders, table
 
     if arguments.paper is not None:
         return _evaluate_paper(arguments)
     if arguments.released_code:
-        raise ValueError(
-            "--released-code: expected --paper beside it; for anything else than its tables it is no use."
-        )
-    tasks = _tasks(arguments)
-    corpus = None if arguments.calibrate is None else Corpus(read_texts(arguments.calibrate))
-    choices = {
-        "prompts": arguments.prompt,
-        "poolings": arguments.pooling,
-        "hidden_layers": arguments.hidden_layer,
-        "combinations": arguments.combination,
-        "alphas": arguments.alpha,
-    }
+        raise ValueError("--released-code: expected --paper beside it; for anything but its tables it is no use.")
+    tasks, output = _tasks(arguments), Path(arguments.output)
     groups = encoders(
         load_model(arguments),
-        **{name: values for name, values in choices.items() if values is not None},
-        corpus=corpus,
+        arguments.prompt or [None],
+        arguments.pooling or [None],
+        arguments.hidden_layer or [None],
+        arguments.combination or [None],
+        arguments.alpha or [None],
+        corpus=None if arguments.calibrate is None else Corpus(read_texts(arguments.calibrate)),
         control=arguments.control is not None,
         batch_size=arguments.batch_size,
         store=_store(arguments),
     )
-    scores = []
-    for score in evaluate(groups, tasks, Path(arguments.output)):
-        _report(score)
-        scores.append(score)
-    _print({"scores": table(scores)}, Path(arguments.output))
+    _print({"scores": table(_run(groups, tasks, output))}, output)
 
 
 def _evaluate_paper(arguments: argparse.Namespace) -> None:
-    from .evaluation import encoders, evaluate, released_code
+    from .evaluation import encoders, get_tasks
+    from .evaluation.features import Features
     from .evaluation.paper import NOTE, PROMPTS, paper_table, read_paper
+    from .evaluation.released_code import released_encoders
 
     paper = read_paper(arguments.paper)
     for flag in ("prompt", "pooling", "hidden_layer", "combination", "calibrate", "control"):
         if getattr(arguments, flag) is not None:
             raise ValueError(f"--paper: expected no --{flag.replace('_', '-')} beside it; the paper's are evaluated.")
-    tasks = _tasks(arguments, list(paper.types))
-    if other := [task.metadata.name for task in tasks if task.metadata.name not in paper.types]:
+    if other := [task for task in arguments.tasks or [] if task not in paper.types]:
         raise ValueError(f"--tasks: expected tasks of the paper ({', '.join(paper.types)}); got {other[0]!r}.")
+    if arguments.tasks is None:
+        # of a folder those that are there, in the version that the paper used; the others stay blank
+        versions = {"SummEvalSummarization.v2": "SummEval"}
+        there = set(paper.types)
+        if arguments.data is not None:
+            names = [task.metadata.name for task in get_tasks(None, arguments.data)]
+            there = {versions.get(name, name) for name in names}
+        arguments.tasks = [task for task in paper.types if task in there]
+    tasks, output = _tasks(arguments), Path(arguments.output)
     arguments.model = arguments.model or paper.model
     model = load_model(arguments)
-    make = released_code.encoders if arguments.released_code else encoders
-    groups = make(
-        model,
-        prompts=PROMPTS,
-        combinations=COMBINATIONS,
-        alphas=arguments.alpha or (1.0,),
-        batch_size=arguments.batch_size,
-        store=_store(arguments),
-    )
-    scores = []
-    for score in evaluate(groups, tasks, Path(arguments.output)):
-        _report(score)
-        scores.append(score)
-    _print({f"paper-{arguments.paper}": paper_table(paper, scores)}, Path(arguments.output), NOTE)
+    # the paper's choices, whatever the repository's are
+    model.config.standardize, model.config.router_layers, model.config.prompts = False, None, None
+    options: dict[str, Any] = {"batch_size": arguments.batch_size, "store": _store(arguments)}
+    alphas = arguments.alpha or [1.0]
+    groups: Iterable[Sequence[MoEEEncoder]]
+    if arguments.released_code:
+        groups = released_encoders(model, PROMPTS, COMBINATIONS, alphas, **options)
+    else:
+        groups = encoders(model, PROMPTS, ["lasttoken"], [-1], COMBINATIONS, alphas, **options)
+    name, revision = Features(model).identity
+    command = f"moee evaluate --paper {arguments.paper}{' --released-code' * arguments.released_code} --output FOLDER"
+    note = f"Ours: {name} at {revision}. What is blank is filled by: {command}. {NOTE}"
+    _print({f"paper-{arguments.paper}": paper_table(paper, _run(groups, tasks, output))}, output, note)
 
 
 def _robustness(arguments: argparse.Namespace) -> None:
-    from .evaluation.robustness import Robustness
+    from .evaluation.robustness import robustness
 
     tasks, output = _tasks(arguments), Path(arguments.output)
-    robustness = Robustness(
+    found = robustness(
         load_model(arguments),
         tasks,
         output,
         arguments.combination or COMBINATIONS,
         control=arguments.control is not None,
         batch_size=arguments.batch_size,
+        store=_store(arguments),
     )
-    robustness.figure(output / "robustness.png")
-    _print({"robustness": robustness.score_table(), "prompt-correlation": robustness.rank_table()}, output)
+    found.figure(output / "robustness.png")
+    _print({"robustness": found.score_table(), "prompt-correlation": found.rank_table()}, output)
 
 
 def _complementarity(arguments: argparse.Namespace) -> None:
@@ -212,6 +231,11 @@ def _complementarity(arguments: argparse.Namespace) -> None:
     from .evaluation.complementarity import complementarity
 
     tasks, output = _tasks(arguments), Path(arguments.output)
-    encoder = MoEEEncoder(load_model(arguments), prompt=arguments.prompt, batch_size=arguments.batch_size)
+    options: dict[str, Any] = {"batch_size": arguments.batch_size, "store": _store(arguments)}
+    encoder = MoEEEncoder(load_model(arguments), prompt=arguments.prompt, **options)
     output.mkdir(parents=True, exist_ok=True)
     _print({"complementarity": complementarity(encoder, tasks, arguments.clusters)}, output)
+
+
+def _store(arguments: argparse.Namespace) -> Path | None:
+    return None if arguments.vectors is None else Path(arguments.vectors)

@@ -27,7 +27,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.numpy import save_file
 
 from . import __version__
-from .files import check_new_folder, digests
+from .files import check_new_folder, sha256
 from .functional_moee import COMBINATIONS
 from .hub_moee import hub_errors
 from .model_card import EXAMPLES, model_card
@@ -215,4 +215,5 @@ def _requirements() -> list[str]:
 
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a folder but the two that `build` writes last."""
-    return {name: digest for name, digest in digests(folder).items() if name not in ("README.md", BUILD_NAME)}
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: sha256(path) for name, path in files.items() if name not in ("README.md", BUILD_NAME)}

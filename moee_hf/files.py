@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -19,12 +20,14 @@ from safetensors.numpy import save_file
 if TYPE_CHECKING:
     import pyarrow
 
-# of text that is not UTF-8, and of gzip that is damaged
-_UNREADABLE = (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile)
-
 
 def read_texts(source: str, column: str = "text") -> list[str]:
-    """Read the texts of a file, all of them, in order.
+    """Read the texts of a file, all of them, in order; arguments and errors are those of `iter_texts`."""
+    return list(iter_texts(source, column))
+
+
+def iter_texts(source: str, column: str = "text") -> Iterator[str]:
+    """Yield the texts of a file, in order.
 
     Args:
         source: A `.txt` (a text a line), `.jsonl` or `.csv` (with a header) file in UTF-8, which may be gzipped
@@ -42,45 +45,59 @@ def read_texts(source: str, column: str = "text") -> list[str]:
         rows = _READERS[suffix](_open(source), source, column)
     else:
         raise ValueError(f"{source}: expected a file ending in {', '.join([*_READERS, '.parquet'])}; got {suffix!r}.")
-    texts = []
-    try:
+    with _readable(source):
         for where, text in rows:
             if not isinstance(text, str) or not text:
                 raise ValueError(f"{source}, {where}: expected a text; got {text!r}. Leave the row out.")
-            texts.append(text)
-    except _UNREADABLE as error:
+            yield text
+
+
+@contextlib.contextmanager
+def _readable(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{source}: expected a file packed by gzip; got a damaged one ({error}).") from error
+    except UnicodeDecodeError as error:
         raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
     except csv.Error as error:
         raise ValueError(f"{source}: expected CSV; got something else ({error}).") from error
-    return texts
 
 
-def read_fields(source: str, fields: Mapping[str, type | tuple[type, ...]]) -> dict[str, list[Any]]:
+def read_fields(source: str, fields: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Read some fields of every row of a `.jsonl` file, which may be gzipped, as columns.
 
     Args:
         source: The file.
-        fields: What a field is called, and what type its values must have.
+        fields: The type of each field's values, or several in a tuple; in a list, the type of the elements of a list.
 
     Raises:
         ValueError: If a row has no such field, a field has another type, or there is no row.
         OSError: If the file cannot be read.
     """
     columns: dict[str, list[Any]] = {field: [] for field in fields}
-    try:
-        for where, line in _lines(_open(source), source, ""):
+    with _readable(source):
+        for where, line in _lines(_open(source)):
             row = _json_fields(line, source, where, fields)
             for field, kind in fields.items():
-                value = row[field]
-                if not isinstance(value, kind) or isinstance(value, bool):
-                    names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-                    raise ValueError(f"{source}, {where}: expected {field!r} of type {names}; got {value!r}.")
+                if not _is(value := row[field], kind):
+                    raise ValueError(f"{source}, {where}: expected {field!r} of type {_name(kind)}; got {value!r}.")
                 columns[field].append(value)
-    except _UNREADABLE as error:
-        raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
     if not all(columns.values()):
         raise ValueError(f"{source}: expected rows; got none.")
     return columns
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is(element, kind[0]) for element in value)
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _name(kind: Any) -> str:
+    if isinstance(kind, list):
+        return f"list of {_name(kind[0])}"
+    return " or ".join(part.__name__ for part in (kind if isinstance(kind, tuple) else (kind,)))
 
 
 def check_output(output: str) -> None:
@@ -114,14 +131,10 @@ def check_new_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def digests(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the SHA-256 of every file of a folder, in hexadecimal, by the file's path in it."""
-    found = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
@@ -155,14 +168,18 @@ def _suffix(source: str) -> str:
     return Path(source.lower().removesuffix(".gz")).suffix
 
 
-def _lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
+def _lines(file: TextIO) -> Iterator[tuple[str, str]]:
     with file:
         for number, line in enumerate(file, 1):
             yield f"line {number}", line.removesuffix("\n")
 
 
+def _text_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
+    return _lines(file)
+
+
 def _json_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
-    for where, line in _lines(file, source, column):
+    for where, line in _lines(file):
         yield where, _json_fields(line, source, where, [column])[column]
 
 
@@ -238,7 +255,7 @@ def _pyarrow() -> pyarrow:
 
 
 _READERS: dict[str, Callable[[TextIO, str, str], Iterator[tuple[str, Any]]]] = {
-    ".txt": _lines,
+    ".txt": _text_lines,
     ".jsonl": _json_lines,
     ".csv": _csv_rows,
 }

@@ -38,7 +38,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
 
     _hub_kwargs: dict[str, Any]
     _origin: tuple[str, str] | None
-    _versions: dict[str, int]
+    _versions: dict[str, tuple[int, int]]
     _tokenizer: PreTrainedTokenizerBase | None
 
     @classmethod
@@ -89,7 +89,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             model.statistics.store(**read_statistics(source, **hub_kwargs))
         model._hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
         model._origin = origin
-        model._versions = {name: weight._version for name, weight in backbone.named_parameters()}
+        model._versions = _versions(backbone)
         return (model, info) if output_loading_info else model
 
     @classmethod
@@ -189,9 +189,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
 
     @property
     def weights_changed(self) -> bool:
-        """Whether a weight was written to since the model was loaded."""
-        # torch counts what is written into a tensor
-        return any(weight._version > self._versions.get(name, 0) for name, weight in self.model.named_parameters())
+        """Whether a weight was written to, or replaced, since the model was loaded."""
+        return _versions(self.model) != self._versions
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -209,6 +208,12 @@ class MoEEPreTrainedModel(PreTrainedModel):
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+
+
+def _versions(backbone: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Which tensor each weight is, and how often torch has seen it written into; not of those that are offloaded."""
+    weights = backbone.named_parameters()
+    return {name: (id(weight), weight._version) for name, weight in weights if not weight.is_meta}
 
 
 class _ReferenceModel(PushToHubMixin):

@@ -17,11 +17,15 @@ import pytest
 import recompute
 import torch
 from conftest import ROOT, TEXTS
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import AbsTaskClustering
+from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import EncoderProtocol
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
 from moee_hf.evaluation import Corpus, Features, MoEEEncoder, encoders, evaluate, get_tasks, local_tasks, table
+from moee_hf.evaluation.features import random_weights
 
 CORPUS = [f"{text} Or so they say, {number}." for number in range(4) for text in TEXTS]
 COMBINATIONS = ("hs", "rw", "concat", "sum")
@@ -174,19 +178,20 @@ def test_model_is_left_as_it_was(model, data, tmp_path):
 
 
 def test_control_has_the_architecture_and_not_the_weights(model):
-    features = Features(model)
-    control = features.control()
-    trained, random = features.model.state_dict(), control.model.state_dict()
+    trained, random = model.state_dict(), random_weights(model).state_dict()
     assert {name: weight.shape for name, weight in random.items()} == {n: w.shape for n, w in trained.items()}
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.allclose(trained[name], random[name])
-    again = Features(model).control().model.state_dict()
-    torch.testing.assert_close(random, again, atol=0, rtol=0)  # the same one each time
-    assert MoEEEncoder(control).experiment["weights"] == "random"
-    assert "weights" not in MoEEEncoder(features).experiment
+    torch.testing.assert_close(random, random_weights(model).state_dict(), atol=0, rtol=0)  # the same one each time
+    (trained,), (random,) = encoders(model, control=True)
+    assert random.experiment == trained.experiment | {"weights": "random"}
+    assert random.features.identity == trained.features.identity
+    model.calibrate(CORPUS)
+    with pytest.raises(ValueError, match="--control: expected texts to calibrate on beside it"):
+        next(encoders(model, control=True))
 
 
-def test_meta_is_honest(model):
+def test_meta_is_honest(model, monkeypatch):
     encoder = MoEEEncoder(model, prompt="none", combination="sum", alpha=0.5)
     meta = encoder.mteb_model_meta
     assert meta.name == "moee_hf/embedded"
@@ -213,6 +218,12 @@ def test_meta_is_honest(model):
     ]
     names = {MoEEEncoder(model, **options).mteb_model_meta.experiment_name for options in variants}
     assert len(names) == len(variants)  # each has a folder for its results
+    assert MoEEEncoder(model, alpha=2).experiment == MoEEEncoder(model, alpha=2.0).experiment
+    template = model.config.template("prompteol")
+    assert MoEEEncoder(model, prompt=template).experiment == MoEEEncoder(model, prompt="prompteol").experiment
+    before = MoEEEncoder(model).experiment
+    monkeypatch.setattr(model.config.backbone_config, "num_experts_per_tok", 1)
+    assert MoEEEncoder(model).experiment != before
     model.calibrate(CORPUS)
     first = MoEEEncoder(model).experiment["statistics"]
     model.calibrate(CORPUS[1:])
@@ -239,6 +250,9 @@ def test_model_changed_in_memory_has_another_revision(saved):
     with torch.no_grad():
         model.get_input_embeddings().weight[0, 0] += 1
     assert Features(model).identity[1] != changed[1]
+    replaced = MoEEModel.from_pretrained(saved)
+    replaced.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.randn(8192, 192)))
+    assert Features(replaced).identity[1] != before[1]
     assert Features(MoEEModel(model.config)).identity[1] != Features(MoEEModel(model.config)).identity[1]
 
 
@@ -374,9 +388,24 @@ def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
             "line 1: expected 'score' of type int or float; got '5'",
         ),
         ({"sts/a.test.jsonl": "{\n"}, "line 1: expected a JSON object"),
-        ({"sts/a.test.jsonl.gz": "no gzip"}, "a.test.jsonl.gz: expected UTF-8; got something else"),
+        ({"sts/a.test.jsonl.gz": "no gzip"}, "a.test.jsonl.gz: expected a file packed by gzip; got a damaged one"),
         ({"sts/a.dev.jsonl": "", "sts/a.extra.jsonl": ""}, "expected a with the split 'test'; got 'dev', 'extra'"),
         ({"classification/a.test.jsonl": '{"text": "x", "label": "y"}\n'}, "expected a file of the split 'train'"),
+        (
+            {"reranking/a.jsonl": '{"query": "x", "positive": ["y"], "negative": [1]}\n'},
+            "line 1: expected 'negative' of type list of str",
+        ),
+        (
+            {"reranking/a.jsonl": '{"query": "x", "positive": [], "negative": ["z"]}\n'},
+            "line 1: expected texts in 'positive'; got none",
+        ),
+        (
+            {
+                "summarization/a.jsonl": '{"text": "x", "machine_summaries": ["y"], "human_summaries": ["z"], '
+                '"relevance": [1, 2]}\n'
+            },
+            "line 1: expected a score in 'relevance' for each of 1 summaries; got 2",
+        ),
     ],
 )
 def test_data_that_are_none_say_where(tmp_path, files, message):
@@ -396,10 +425,75 @@ def test_names_that_are_none(tmp_path, data):
         get_tasks(None)
     with pytest.raises(NotADirectoryError, match="expected a folder with sts, "):
         local_tasks(tmp_path / "nothing")
-    assert get_tasks(["STS12"], str(data), skip_missing=True) == []
+    with pytest.raises(ValueError, match=r"--split: expected one that STS12 evaluates \(test\); got 'dev'"):
+        get_tasks(["STS12"], split="dev")
     assert [task.metadata.name for task in get_tasks(["SummEval", "stsb"], str(data))] == ["SummEval", "STSBenchmark"]
 
 
 def test_empty_text_of_a_benchmark_is_a_space(model):
     vectors = MoEEEncoder(model).embed(["", " "])
     np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_rows_that_change_their_file_change_the_revision(tmp_path):
+    lines = [json.dumps({"text": f"text {n}", "label": str(n % 2)}) + "\n" for n in range(20)]
+    revisions = set()
+    for cut in (8, 12):
+        folder = tmp_path / str(cut) / "classification"
+        folder.mkdir(parents=True)
+        (folder / "a.train.jsonl").write_text("".join(lines[:cut]))
+        (folder / "a.test.jsonl").write_text("".join(lines[cut:]))
+        (task,) = local_tasks(folder.parent)
+        revisions.add(task.metadata.revision)
+    assert len(revisions) == 2
+
+
+def test_file_of_the_name_of_a_multilingual_task(model, tmp_path):
+    (tmp_path / "sts").mkdir()
+    rows = evaluation_data.rows()["sts/stsb.test"]
+    (tmp_path / "sts" / "sts17.test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (score,) = evaluate(encoders(model), local_tasks(tmp_path), tmp_path / "out")
+    assert score.task == "STS17"
+
+
+class Sampled(AbsTaskClustering):
+    """A task that draws its texts anew, as the newer clustering tasks of mteb do."""
+
+    max_document_to_embed = 60
+    max_fraction_of_documents_to_embed = None
+    n_clusters = 5
+    metadata = TaskMetadata(
+        name="Sampled",
+        description="",
+        type="Clustering",
+        dataset={"path": "x", "revision": "1"},
+        eval_langs=["eng-Latn"],
+        eval_splits=["test"],
+        main_score="v_measure",
+    )
+
+
+def test_every_encoder_gets_the_same_sample(model, tmp_path):
+    def scores(combinations, output):
+        task = Sampled()
+        texts, labels = zip(*((text, topic) for topic, text in evaluation_data.TEXTS), strict=True)
+        task.dataset = DatasetDict(test=Dataset.from_dict({"sentences": texts, "labels": labels}))
+        task.data_loaded = True
+        found = evaluate(encoders(model, combinations=combinations), [task], output)
+        return {score.choices["combination"]: score.value for score in found}
+
+    assert scores(("hs", "rw"), tmp_path / "a") == scores(("rw", "hs"), tmp_path / "b")
+
+
+def test_what_is_no_option_says_so(model):
+    with pytest.raises(ValueError, match=r"Features: expected choices of MoEEConfig .*; got 'poolin'"):
+        MoEEEncoder(model, poolin="mean")
+    with pytest.raises(TypeError, match="MoEEEncoder: expected prompt with a model; got features"):
+        MoEEEncoder(Features(model), prompt="none")
+    with pytest.raises(ValueError, match="hidden_layer"):
+        MoEEEncoder(model, hidden_layer=99)
+    with pytest.raises(ValueError, match="prompt: expected a template"):
+        MoEEEncoder(model, prompt="{text} {text}")
+    raw, calibrated = next(encoders(model, corpus=Corpus(CORPUS)))
+    assert (raw.standardize, calibrated.standardize) == (False, True)
+    assert raw.variant(corpus=Corpus(CORPUS), standardize=None).standardize

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, ROOT, TEXTS
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
@@ -88,7 +90,9 @@ def test_command(data, tmp_path, capsys, extra):
     ours = 5 if extra else 4  # sum of the released code comes standardized and not
     assert all(len(row.split()) == 3 + 4 + ours for row in rows)
     assert all(len(line.split()) == 3 + 4 for line in out.splitlines() if line.startswith("STS14"))
-    assert "averages class and cluster numbers" in out
+    assert "averages the numbers of classes and clusters" in out
+    assert "Ours: moee_hf/embedded at " in out
+    assert f"moee evaluate --paper olmoe{''.join(f' {flag}' for flag in extra)} --output FOLDER" in out
     assert (tmp_path / "paper-olmoe.md").is_file()
     assert main([*command, "--prompt", "none"]) == 1
     assert "expected no --prompt beside it" in capsys.readouterr().err
@@ -98,9 +102,7 @@ def test_command(data, tmp_path, capsys, extra):
 def official(request):
     """The golden checkpoint of a family, and the features that the released code takes from it."""
     expected = json.loads((GOLDEN / request.param / "expected.json").read_text())
-    activation = released_code.router_activation(request.param if request.param == "deepseek" else "olmoe")
-    model = MoEEModel.from_pretrained(GOLDEN / request.param, router_activation=activation)
-    return model, expected
+    return MoEEModel.from_pretrained(GOLDEN / request.param), expected
 
 
 def official_vectors(expected, combination, standardize):
@@ -125,6 +127,7 @@ def official_vectors(expected, combination, standardize):
 def test_released_vectors_on_golden_checkpoints(official, combination, standardize):
     """A left-padded batch, as the released code makes it."""
     model, expected = official
+    model.config.router_activation = released_code.router_activation(model.config.backbone_config.model_type)
     length = max(map(len, expected["input_ids"]))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in expected["input_ids"]])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in expected["input_ids"]])
@@ -134,6 +137,30 @@ def test_released_vectors_on_golden_checkpoints(official, combination, standardi
         output.pooled_hidden_state, output.router_weights, combination, standardize=standardize
     )
     np.testing.assert_allclose(vectors, official_vectors(expected, combination, standardize), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_released_encoder_on_golden_checkpoints(official, combination):
+    """The whole way, from texts: a tokenizer of numbers, which leaves out the quotes and the full stop put in."""
+    model, expected = official
+    tokenizer = Tokenizer(
+        models.WordLevel({f"t{n}": n for n in range(model.get_input_embeddings().num_embeddings)}, "t0")
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(mark, "") for mark in ('"', ".")])
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    texts = [" ".join(f"t{n}" for n in row) for row in expected["input_ids"]]
+    (found,) = released_code.released_encoders(model, ["none"], [combination])
+    for encoder in found:
+        vectors = official_vectors(expected, combination, encoder.standardize)
+        np.testing.assert_allclose(encoder.embed(texts), vectors, atol=1e-3, rtol=1e-3)
+
+
+def test_released_code_knows_three_architectures():
+    with pytest.raises(
+        ValueError, match="--released-code: expected a model of deepseek, olmoe, qwen2_moe; got 'mixtral'"
+    ):
+        released_code.router_activation("mixtral")
 
 
 def test_released_batch_of_one_is_nothing():
@@ -161,8 +188,8 @@ def test_released_edits(text, edited):
 def test_released_encoder_depends_on_neighbours(model, monkeypatch):
     """Batches of 128 texts in their order, each standardized by itself, of edited texts in quotes."""
     texts = [f"{text} {number}" for number in range(40) for text in TEXTS]
-    (encoders,) = released_code.encoders(model, ["none"], ["concat"])
-    vectors = encoders[0].embed(texts)
+    (found,) = released_code.released_encoders(model, ["none"], ["concat"])
+    vectors = found[0].embed(texts)
     model.config.router_activation = "logits"
     raw = model.encode(
         [released_code.edit(text) for text in texts], prompt='"{text}"', combination="concat", convert_to_tensor=True

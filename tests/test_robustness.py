@@ -9,6 +9,7 @@ import metrics
 import numpy as np
 import pytest
 from conftest import TEXTS
+from datasets import Dataset, DatasetDict
 from scipy.stats import spearmanr
 
 from moee_hf import MoEEModel
@@ -16,7 +17,8 @@ from moee_hf.cli import main
 from moee_hf.evaluation import MoEEEncoder, local_tasks
 from moee_hf.evaluation.alpha import ALPHAS, choose_alpha
 from moee_hf.evaluation.complementarity import agreement, complementarity, errors
-from moee_hf.evaluation.robustness import NINE_PROMPTS, Robustness
+from moee_hf.evaluation.pairs import pairs_of
+from moee_hf.evaluation.robustness import NINE_PROMPTS, robustness
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -31,7 +33,7 @@ def test_prompts_are_nine_of_the_papers():
 
 
 def test_robustness_is_what_the_prompts_give(model, data, tmp_path):
-    robustness = Robustness(model, local_tasks(data, ["stsb", "topics"]), tmp_path, ("hs", "rw"), control=True)
+    found = robustness(model, local_tasks(data, ["stsb", "topics"]), tmp_path, ("hs", "rw"), control=True)
     rows = evaluation_data.rows()["sts/stsb.test"]
     gold = [row["score"] for row in rows]
     first, second = pairs(rows)
@@ -41,7 +43,7 @@ def test_robustness_is_what_the_prompts_give(model, data, tmp_path):
             a, b = (model.encode(texts, prompt=template, combination=combination) for texts in (first, second))
             similarity[combination, name] = metrics.cosines(a, b)
             scores.setdefault(combination, []).append(100 * spearmanr(similarity[combination, name], gold).statistic)
-    table = robustness.score_table()
+    table = found.score_table()
     assert table.header[:5] == ["task", "embedding", "mean", "std", "range"]
     assert [row[:2] for row in table.rows] == [
         [task, weights + combination]
@@ -55,7 +57,7 @@ def test_robustness_is_what_the_prompts_give(model, data, tmp_path):
     for (a, b), values in correlations.items():
         for one, other in itertools.permutations(NINE_PROMPTS, 2):
             values.append(spearmanr(similarity[a, one], similarity[b, other]).statistic)
-    (trained, _random) = robustness.rank_table().rows
+    (trained, _random) = found.rank_table().rows
     assert trained[:2] == ["STSBenchmark", "trained"]
     assert trained[2:] == pytest.approx([np.mean(values) for values in correlations.values()], abs=1e-3)
 
@@ -119,7 +121,9 @@ def test_complementarity_of_the_model(model, data):
     assert all(0 <= value <= 1 for row in table.rows for value in row[1:4])
     with pytest.raises(ValueError, match="--clusters: expected at most"):
         complementarity(MoEEEncoder(model), local_tasks(data, ["stsb"]), clusters=500)
-    with pytest.raises(ValueError, match="expected tasks of STS, pair classification or clustering; got 'questions'"):
+    with pytest.raises(
+        ValueError, match=r"expected tasks of STS, pair classification or clustering.*; got 'questions'"
+    ):
         complementarity(MoEEEncoder(model), local_tasks(data, ["questions"]))
 
 
@@ -177,7 +181,28 @@ def test_calibrate_refuses_a_test_set(data, tmp_path, capsys):
     assert main(command) == 1
     assert "--fit-alpha: expected a development set; got a test set" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+    for name in ("STSB.TEST.jsonl", "stsb-test.jsonl"):
+        assert main([*command[:-1], name]) == 1
+        assert "got a test set" in capsys.readouterr().err
     bad = tmp_path / "pairs.jsonl"
     bad.write_text(json.dumps({"sentence1": "x"}) + "\n")
     assert main([*command[:-1], str(bad)]) == 1
     assert "line 1: expected an object with the field 'sentence2'" in capsys.readouterr().err
+
+
+def test_alpha_of_pairs_that_cannot_be_ranked(model):
+    with pytest.raises(ValueError, match="--fit-alpha: expected three pairs or more that differ"):
+        choose_alpha(MoEEEncoder(model), ["a", "b", "c"], ["d", "e", "f"], [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="--fit-alpha: expected three pairs or more that differ"):
+        choose_alpha(MoEEEncoder(model), ["a"], ["b"])
+
+
+def test_pairs_in_one_row_of_lists(model, data):
+    """As data sets of pair classification were stored once."""
+    (task,) = local_tasks(data, ["twins"])
+    expected = pairs_of(task)
+    task.dataset = DatasetDict(test=Dataset.from_list([dict(task.dataset["test"].to_dict())]))
+    assert pairs_of(task) == expected
+    task.hf_subsets = ["en", "de"]
+    with pytest.raises(ValueError, match="--tasks: expected tasks of one language and one split; got 'twins' with en"):
+        pairs_of(task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,31 +29,39 @@ def choose_alpha(
         gold: How similar the pairs are, in a development set, never in a test: the best alpha is that with the highest
             Spearman correlation. None: without labels, the highest sum of the correlations with HS and with RW, which
             is what the paper's camera-ready version maximises (there by gradient).
+
+    Raises:
+        ValueError: If the pairs cannot be ranked: too few, or all as similar.
     """
     similarity = similarities(encoder, first, second)
     hidden, routing = similarity["hs"], similarity["rw"]
     targets = [hidden, routing] if gold is None else [gold]
+    if len(hidden) < 3 or any(np.ptp(values) == 0 for values in (hidden, routing, *targets)):
+        raise ValueError(
+            "--fit-alpha: expected three pairs or more that differ in HS, in RW and in score; got "
+            f"{len(hidden)} that do not."
+        )
 
     def quality(alpha: float) -> float:
         return sum(float(spearmanr(hidden + alpha * routing, target).statistic) for target in targets)
 
-    return max(sorted(ALPHAS, key=lambda alpha: abs(np.log(alpha))), key=quality)
+    return max(sorted(ALPHAS, key=lambda alpha: abs(math.log(alpha))), key=quality)
 
 
-def pairs_to_choose_on(dev: str, texts: Sequence[str]) -> tuple[list[str], list[str], list[float] | None]:
-    """Return pairs of texts and their similarity: those of a development set, or without one, random ones of `texts`.
+def random_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return each text with another at random, by a fixed seed."""
+    order = np.random.default_rng(0).permutation(len(texts))
+    return [texts[i] for i in order], [texts[i] for i in np.roll(order, 1)]
 
-    Args:
-        dev: A `.jsonl` file with the fields `sentence1`, `sentence2` and `score`; or empty.
-        texts: Texts without labels.
+
+def read_development_set(path: str) -> tuple[list[str], list[str], list[float]]:
+    """Read pairs of texts and their similarity from a `.jsonl` file: `sentence1`, `sentence2` and `score`.
 
     Raises:
-        ValueError: If the file is a test set, or not one of pairs.
+        ValueError: If the name of the file says that it is a test set, or it is not one of pairs.
+        OSError: If it cannot be read.
     """
-    if not dev:
-        order = np.random.default_rng(0).permutation(len(texts))
-        return [texts[i] for i in order], [texts[i] for i in np.roll(order, 1)], None
-    if "test" in Path(dev).name.split("."):
-        raise ValueError(f"--fit-alpha: expected a development set; got a test set, {dev}.")
-    first, second, gold = read_fields(dev, {"sentence1": str, "sentence2": str, "score": (int, float)}).values()
+    if "test" in re.split(r"[\W_]+", Path(path).name.lower()):
+        raise ValueError(f"--fit-alpha: expected a development set; got a test set, {path}.")
+    first, second, gold = read_fields(path, {"sentence1": str, "sentence2": str, "score": (int, float)}).values()
     return first, second, gold

@@ -41,7 +41,10 @@ def agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
 
 def errors(similarity: np.ndarray, gold: np.ndarray, tolerance: float) -> np.ndarray:
-    """Tell which pairs are ranked wrongly: farther from their rank by the gold score than `tolerance` of all pairs."""
+    """Tell which pairs are ranked wrongly: farther from their rank by the gold score than `tolerance` of all pairs.
+
+    The paper does not define an error; this rule is ours.
+    """
     distance = np.abs(rankdata(similarity) - rankdata(gold)) / len(gold)
     return distance > tolerance
 
@@ -71,9 +74,12 @@ def complementarity(
             first, second = pairs_of(task)
             texts = first + second
         elif isinstance(task, AbsTaskClusteringLegacy):
-            texts = [text for row in split_of(task)["sentences"] for text in row]
+            texts = [text for texts in split_of(task)["sentences"] for text in texts]
         else:
-            raise ValueError(f"--tasks: expected tasks of STS, pair classification or clustering; got {name!r}.")
+            raise ValueError(
+                f"--tasks: expected tasks of STS, pair classification or clustering, those of one clustering "
+                f"per set (not .v2); got {name!r}."
+            )
         texts = list(dict.fromkeys(texts))
         if len(texts) < clusters:
             raise ValueError(f"--clusters: expected at most {len(texts)}, the texts of {name}; got {clusters}.")

@@ -14,7 +14,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from ..functional_moee import check_alpha, combine, similarity, similarity_pairwise
 from ..modeling_moee import MoEEModel
 from ..prompts_moee import TEXT
-from .features import Corpus, Features
+from .features import Corpus, Features, random_weights
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -34,35 +34,31 @@ class MoEEEncoder:
     An empty text, which some of mteb's sets hold, is read as a space.
 
     Args:
-        model: The model, the features of one, or where to load one from: a folder or Hub id.
-        revision: Branch, tag or commit on the Hub, of a model to load.
-        device: Where a model is loaded to. None: the processor.
+        model: The model, or the features of one.
         combination: In place of the configuration's, here and below.
         alpha: Weight of RW in `"sum"`.
         standardize: Whether to standardize HS and RW; with a corpus, yes.
         corpus: Texts whose statistics they are standardized with, in place of the model's own.
-        kwargs: Those of `Features`.
+        kwargs: Those of `Features`, of a model.
 
     Raises:
         ValueError: If an option takes no such value.
+        TypeError: If features are given, and what they are made with.
     """
 
     def __init__(
         self,
-        model: MoEEModel | Features | str,
-        revision: str | None = None,
+        model: MoEEModel | Features,
         *,
-        device: str | None = None,
         combination: str | None = None,
         alpha: float | None = None,
         standardize: bool | None = None,
         corpus: Corpus | None = None,
         **kwargs: Any,
     ):
-        source: Any = model
-        if isinstance(source, str):
-            source = MoEEModel.from_pretrained(source, revision=revision, device_map=device)
-        self.features = source if isinstance(source, Features) else Features(source, **kwargs)
+        if isinstance(model, Features) and kwargs:
+            raise TypeError(f"MoEEEncoder: expected {', '.join(kwargs)} with a model; got features, which are made.")
+        self.features = model if isinstance(model, Features) else Features(model, **kwargs)
         config = self.features.model.config
         self._options = {"combination": combination, "alpha": alpha, "standardize": standardize, "corpus": corpus}
         self.combination = config.combination if combination is None else combination
@@ -104,7 +100,7 @@ class MoEEEncoder:
         """Every choice that an embedding depends on besides the weights, by which mteb keeps results apart."""
         choices = {"combination": self.combination} | self.features.choices
         if self.combination == "sum":
-            choices["alpha"] = self.alpha
+            choices["alpha"] = float(self.alpha)
         if self.standardize:
             choices["statistics"] = self.features.statistics_digest(self.corpus)
         return choices
@@ -168,24 +164,24 @@ def encoders(
         store: A folder to keep HS and RW in, and to take them from in a later run.
 
     Raises:
-        ValueError: If a choice is none that the model takes.
+        ValueError: If a choice is none that the model takes, or a control is asked for of the model's own statistics.
     """
-    standards: list[dict[str, Any]] = [{}]
-    if corpus is not None:
-        standards = [{"standardize": False}, {"corpus": corpus}]
-    readings = [
-        Features(model, prompt, batch_size, store=store, **_given(pooling=pooling, hidden_layer=layer))
-        for prompt, pooling, layer in itertools.product(prompts, poolings, hidden_layers)
-    ]
-    for reading in readings:
-        for features in (reading, reading.control()) if control else (reading,):
-            encoder = MoEEEncoder(features)
+    if control and corpus is None and model.config.standardize:
+        raise ValueError(
+            "--control: expected texts to calibrate on beside it (--calibrate FILE); got a model with statistics of "
+            "its own, which are not those of random weights."
+        )
+    standards: list[dict[str, Any]] = [{}] if corpus is None else [{"standardize": False}, {"corpus": corpus}]
+    networks = [model, random_weights(model)] if control else [model]
+    groups = []
+    for prompt, pooling, layer in itertools.product(prompts, poolings, hidden_layers):
+        for network in networks:
+            features = Features(
+                network, prompt, batch_size, store, network is not model, pooling=pooling, hidden_layer=layer
+            )
             variants = {}  # by what they do: alpha makes variants of "sum" alone
             for standard, combination, alpha in itertools.product(standards, combinations, alphas):
-                variant = encoder.variant(**standard, **_given(combination=combination, alpha=alpha))
+                variant = MoEEEncoder(features, combination=combination, alpha=alpha, **standard)
                 variants[str(variant.experiment)] = variant
-            yield list(variants.values())
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+            groups.append(list(variants.values()))
+    yield from groups  # a choice that the model does not take is found before the first text is read

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..configuration_moee import EMBEDDED, resolve_source
-from ..files import digests
+from ..files import sha256
 from ..info import ModelInfo, dtype_name, model_info
+from ..loading_moee import CHOICES
 from ..modeling_moee import MoEEModel
-from ..prompts_moee import PROMPTS, TEXT
+from ..prompts_moee import PROMPTS, TEXT, check_template
+from ..routing_moee import layer_to_read
 from ..statistics_moee import Moments, Statistics
 
 
@@ -30,9 +32,9 @@ class Features:
         model: The model; its configuration is copied.
         prompt: Name of a prompt of the model, or a template with `{text}` once. None: the model's default.
         batch_size: Texts per forward pass.
-        show_progress_bar: None: on a terminal, once the work has taken some seconds.
         store: A folder to keep HS and RW in, as safetensors, and to take them from in a later run.
-        fields: Choices of `MoEEConfig` in place of the model's, such as `pooling`.
+        random: Whether the weights are random, as those of `random_weights`; only for the record.
+        fields: Choices of `MoEEConfig`, such as `pooling`. None: the model's.
 
     Raises:
         ValueError: If the model knows no such prompt, or a field takes no such value.
@@ -43,16 +45,21 @@ class Features:
         model: MoEEModel,
         prompt: str | None = None,
         batch_size: int = 32,
-        show_progress_bar: bool | None = None,
         store: Path | None = None,
+        random: bool = False,
         **fields: Any,
     ):
-        self.model = _reconfigured(model, **fields)
-        self.prompt = model.config.default_prompt_name or "none" if prompt is None else prompt
-        self.template = prompt if prompt is not None and TEXT in prompt else model.config.template(self.prompt)
-        self.random = False
-        self._store = store
-        self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        self.model = _reconfigured(model, {name: value for name, value in fields.items() if value is not None})
+        config = self.model.config
+        if prompt is not None and TEXT in prompt:
+            check_template("prompt", prompt)
+            self.template = prompt
+        else:
+            self.template = config.template(config.default_prompt_name if prompt is None else prompt)
+        names = {template: name for name, template in (PROMPTS | (config.prompts or {})).items()}
+        self.prompt = names.get(self.template, self.template)
+        self.random = random
+        self._batch_size, self._store = batch_size, store
         self._rows: dict[str, np.ndarray] | None = None
         self._statistics: dict[str, Statistics] = {}
 
@@ -67,7 +74,7 @@ class Features:
             self._rows = {} if self._folder is None else _read_store(self._folder)
         if missing := [text for text in dict.fromkeys(texts) if text not in self._rows]:
             rows: Any = self.model.encode(
-                missing, prompt=self.template, combination="concat", standardize=False, **self._options
+                missing, prompt=self.template, batch_size=self._batch_size, combination="concat", standardize=False
             )
             self._rows.update(zip(missing, rows, strict=True))
             if self._folder is not None:
@@ -93,18 +100,9 @@ class Features:
             self._statistics[corpus.digest] = statistics
         return self._statistics[corpus.digest](hidden, routing, list(range(len(rows))))
 
-    def control(self) -> Features:
-        """Return the features of the same architecture with random weights, which knows no more than its tokenizer."""
-        other = copy.copy(self)
-        model = self.model
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            other.model = MoEEModel(copy.deepcopy(model.config)).to(model.device, model.dtype).eval()
-        other.model.tokenizer, other.model._hub_kwargs = model.tokenizer, model._hub_kwargs
-        other.random = True
-        other.identity = self.identity
-        other._rows, other._statistics = None, {}
-        return other
+    def statistics_digest(self, corpus: Corpus | None) -> str:
+        """Return what the statistics are known by: the corpus, or their own numbers."""
+        return _digest(self.model.statistics)[:8] if corpus is None else corpus.digest
 
     def clear(self) -> None:
         """Forget the texts and their features; the memory is free again."""
@@ -113,30 +111,22 @@ class Features:
     @property
     def choices(self) -> dict[str, Any]:
         """Every choice that HS and RW depend on besides the model's weights."""
-        config = self.model.config
-        choices: dict[str, Any] = {"prompt": self.prompt, "dtype": dtype_name(self.model.dtype)}
+        model, config = self.model, self.model.config
+        choices: dict[str, Any] = {"prompt": self.prompt, "dtype": dtype_name(model.dtype)}
         if PROMPTS.get(self.prompt) != self.template:
             # mteb names a folder after these, without the characters that a path must not have
             choices["prompt_digest"] = hashlib.sha256(self.template.encode()).hexdigest()[:8]
         for field in ("pooling", "hidden_layer", "router_layers", "router_activation", "max_length"):
             if (value := getattr(config, field)) is not None:
                 choices[field] = value
+        backbone = config.backbone_config.to_diff_dict() | {"transformers_version": None}
+        text = json.dumps(backbone, sort_keys=True, default=str)
+        choices["backbone"] = hashlib.sha256(text.encode()).hexdigest()[:8]
+        if (tokenizer := model.tokenizer.name_or_path) != model.name_or_path:
+            choices["tokenizer"] = tokenizer
         if self.random:
             choices["weights"] = "random"
         return choices
-
-    @property
-    def _folder(self) -> Path | None:
-        if self._store is None:
-            return None
-        name, revision = self.identity
-        digest = hashlib.sha256(json.dumps([name, revision, self.template, self.choices]).encode()).hexdigest()[:8]
-        weights = "random" if self.random else "trained"
-        return self._store / f"{name.replace('/', '--')}-{weights}-{digest}"
-
-    def statistics_digest(self, corpus: Corpus | None) -> str:
-        """Return what the statistics are known by: the corpus, or their own numbers."""
-        return _digest(self.model.statistics)[:8] if corpus is None else corpus.digest
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -151,13 +141,21 @@ class Features:
         """
         model, source = self.model, str(self.model.name_or_path)
         path = Path(source)
-        if not source or model.weights_changed:
+        if not self.random and (not source or model.weights_changed):
             return f"memory/{path.name or self.info.model_type}", _digest(model.model)
         if not path.is_dir():
             return source, model._hub_kwargs["revision"]
-        files = {name: digest for name, digest in digests(path).items() if name != "README.md"}
+        files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix != ".md"]
         name = f"moee_hf/{EMBEDDED}" if source == resolve_source(EMBEDDED) else f"local/{path.resolve().name}"
-        return name, hashlib.sha256(json.dumps(files).encode()).hexdigest()[:40]
+        return name, _digest_of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+    @property
+    def _folder(self) -> Path | None:
+        if self._store is None:
+            return None
+        name, revision = self.identity
+        digest = hashlib.sha256(json.dumps([name, revision, self.template, self.choices]).encode()).hexdigest()[:8]
+        return self._store / f"{name.replace('/', '--')}-{'random' if self.random else 'trained'}-{digest}"
 
 
 class Corpus:
@@ -170,6 +168,46 @@ class Corpus:
     def __init__(self, texts: Sequence[str]):
         self.texts = texts
         self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
+
+
+def random_weights(model: MoEEModel) -> MoEEModel:
+    """Return a model of the same architecture with random weights, the same ones each time, and the same tokenizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = MoEEModel(copy.deepcopy(model.config)).to(model.device, model.dtype).eval()
+    other.tokenizer, other._hub_kwargs = model.tokenizer, model._hub_kwargs
+    return other
+
+
+def _reconfigured(model: MoEEModel, fields: dict[str, Any]) -> MoEEModel:
+    """A model that shares the weights of this one, with a configuration and statistics of its own."""
+    if unknown := sorted(fields.keys() - CHOICES):
+        known = ", ".join(sorted(CHOICES))
+        raise ValueError(f"Features: expected choices of MoEEConfig ({known}); got {unknown[0]!r}.")
+    other = copy.copy(model)
+    other._modules = dict(model._modules)
+    other.config, other.statistics = copy.deepcopy(model.config), copy.deepcopy(model.statistics)
+    for name, value in fields.items():
+        setattr(other.config, name, value)
+    layer_to_read(other.config.hidden_layer, other.num_layers)
+    _ = other.config.router_rows
+    return other
+
+
+def _digest(module: torch.nn.Module) -> str:
+    """A digest of the tensors of a module; those that are offloaded count by name."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:40]
+
+
+@lru_cache(maxsize=16)
+def _digest_of_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """A digest of files, which are read again if their size or time changes."""
+    return hashlib.sha256(json.dumps([(path.name, sha256(path)) for path, _, _ in files]).encode()).hexdigest()[:40]
 
 
 def _read_store(folder: Path) -> dict[str, np.ndarray]:
@@ -189,23 +227,3 @@ def _write_store(folder: Path, texts: list[str], rows: np.ndarray, hidden_size: 
     metadata = {"texts": json.dumps(texts), "choices": json.dumps(choices)}
     save_file({"hidden_state": hidden, "router_weights": routing}, partial, metadata=metadata)
     partial.replace(path)  # complete, or not there
-
-
-def _digest(module: torch.nn.Module) -> str:
-    """A digest of the tensors of a module; those that are offloaded count by name."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        if not tensor.is_meta:
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:40]
-
-
-def _reconfigured(model: MoEEModel, **fields: Any) -> MoEEModel:
-    """A model that shares the weights of this one, with a configuration and statistics of its own."""
-    other = copy.copy(model)
-    other._modules = dict(model._modules)
-    other.config, other.statistics = copy.deepcopy(model.config), copy.deepcopy(model.statistics)
-    for name, value in fields.items():
-        setattr(other.config, name, value)
-    return other

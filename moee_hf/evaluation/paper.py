@@ -16,11 +16,12 @@ from .tables import Cell, Table
 _FOLDERS = (Path(__file__).with_name("paper"), Path(__file__).parents[2] / "configs" / "paper")
 # the set that other papers' average of STS leaves out
 _NOT_IN_STS7 = "BIOSSES"
+_Key = tuple[str, str, str]
 PROMPTS = ("none", "prompteol")
 NOTE = (
-    "Main scores times 100; the average of all is the mean of the six types, as in the paper's tables 3 and 4. Sum in "
-    "classification and clustering: the released code averages class and cluster numbers, which depends on how they "
-    "happen to be numbered; ours is computed on the vectors."
+    "Main scores times 100; the average of all is the mean of the six types, as in tables 3 and 4. The paper's 'none' "
+    "is a text in quotes. Its sum, in classification and clustering, averages the numbers of classes and clusters, "
+    "which depends on how they happen to be numbered; ours is computed on the vectors."
 )
 
 
@@ -38,7 +39,7 @@ class Paper:
     name: str
     model: str
     types: Mapping[str, str]
-    published: Mapping[tuple[str, str, str], float]
+    published: Mapping[_Key, float]
 
 
 def papers() -> list[str]:
@@ -76,19 +77,18 @@ def paper_table(paper: Paper, scores: Sequence[Score]) -> Table:
         paper: The published numbers.
         scores: Ours, of any of the tasks.
     """
-    ours: dict[str, dict[tuple[str, str, str], float]] = {}
+    ours: dict[tuple[str, str], dict[_Key, float]] = {}  # by combination, and how it varies
     for score in scores:
         choices = score.choices
         variant = " standardized" if choices.get("standardize") else ""
         variant += f" alpha {choices['alpha']:g}" if choices.get("alpha", 1) != 1 else ""
-        column = f"ours {choices['combination']}{variant}"
         key = (score.task, choices["prompt"], choices["combination"])
-        ours.setdefault(column, {})[key] = score.value
-    columns: list[tuple[str, str, Mapping[tuple[str, str, str], float]]] = []
+        ours.setdefault((choices["combination"], variant), {})[key] = score.value
+    columns: list[tuple[str, str, Mapping[_Key, float]]] = []
     for combination in dict.fromkeys(key[2] for key in paper.published):
+        variants = {variant: values for (name, variant), values in ours.items() if name == combination} or {"": {}}
         columns.append((f"paper {combination}", combination, paper.published))
-        found = {name: values for name, values in ours.items() if name.split()[1] == combination}
-        columns += [(name, combination, values) for name, values in (found or {f"ours {combination}": {}}).items()]
+        columns += [(f"ours {combination}{variant}", combination, values) for variant, values in variants.items()]
     groups: dict[str, list[str]] = {}
     for task, kind in paper.types.items():
         groups.setdefault(kind, []).append(task)

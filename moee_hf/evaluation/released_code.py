@@ -1,7 +1,9 @@
 """What the authors' released code does, where it differs from the paper; for comparison with its numbers alone.
 
 https://github.com/tianyi-lab/MoE-Embedding, `moee.py` and its edited mteb. A text's vector depends on its neighbours
-here: each batch, in the order of the data set, is standardized by itself. Not reproduced: 4-bit weights (load the
+here: each batch, in the order of the data set as the installed mteb hands it over, is standardized by itself. Features
+are checked against what that code's models computed (`tests/golden`), the arithmetic after them against its formulas.
+Not reproduced: 4-bit weights (load the
 model quantized for that), the instruction that its command line puts before a text unless `--no_instruction` is given,
 and the averaged cluster and class numbers that its "sum" has in clustering and classification, which mean nothing:
 both are computed on the plain vectors.
@@ -26,8 +28,15 @@ BATCH_SIZE = 128
 
 
 def router_activation(model_type: str) -> str:
-    """Return what the code takes for RW: the softmax from DeepSeekMoE, the raw logits from OLMoE and Qwen1.5-MoE."""
-    return "softmax" if model_type == "deepseek" else "logits"
+    """Return what the code takes for RW: the softmax from DeepSeekMoE, the raw logits from OLMoE and Qwen1.5-MoE.
+
+    Raises:
+        ValueError: If the code knows no such architecture.
+    """
+    activations = {"deepseek": "softmax", "olmoe": "logits", "qwen2_moe": "logits"}
+    if model_type not in activations:
+        raise ValueError(f"--released-code: expected a model of {', '.join(activations)}; got {model_type!r}.")
+    return activations[model_type]
 
 
 def edit(text: str) -> str:
@@ -81,14 +90,14 @@ class ReleasedCodeEncoder(MoEEEncoder):
 
     @property
     def experiment(self) -> dict[str, Any]:
-        choices = {k: v for k, v in super().experiment.items() if k not in ("statistics", "prompt_digest")}
-        choices["prompt"] = next(name for name, prompt in PROMPTS.items() if prompt == self.features.template)
+        prompt = next(name for name, template in PROMPTS.items() if template == self.features.template)
+        choices = {"combination": self.combination, **self.features.choices, "prompt": prompt}
         if self.combination == "sum":
-            choices["standardize"] = self.standardize
+            choices |= {"alpha": float(self.alpha), "standardize": self.standardize}
         return choices | {"released_code": f"batches of {BATCH_SIZE}"}
 
 
-def encoders(
+def released_encoders(
     model: MoEEModel,
     prompts: Sequence[str] = tuple(PROMPTS),
     combinations: Sequence[str] = COMBINATIONS,
@@ -109,7 +118,14 @@ def encoders(
     activation = router_activation(model.config.backbone_config.model_type)
     for prompt in prompts:
         features = Features(
-            model, PROMPTS[prompt], batch_size, store=store, router_activation=activation, pooling="lasttoken"
+            model,
+            PROMPTS[prompt],
+            batch_size,
+            store,
+            router_activation=activation,
+            pooling="lasttoken",
+            hidden_layer=-1,
+            router_layers=list(range(model.config.router_shape[0])),
         )
         yield [
             ReleasedCodeEncoder(features, combination=combination, alpha=alpha, standardize=standardize)

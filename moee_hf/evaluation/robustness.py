@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from mteb.abstasks import AbsTask
 from scipy.stats import spearmanr
 
+from ..functional_moee import COMBINATIONS
 from ..modeling_moee import MoEEModel
 from ..prompts_moee import PROMPTS
 from .encoder import encoders
@@ -38,52 +40,22 @@ NINE_PROMPTS = {
 }
 
 
+# HS with each prompt, then RW with each
+LABELS = [(combination, prompt) for combination in ("hs", "rw") for prompt in NINE_PROMPTS]
+
+
+@dataclass(frozen=True)
 class Robustness:
-    """Scores over the paper's nine prompts, and how alike the prompts rank the pairs of a task.
+    """What the choice of the prompt does.
 
     Args:
-        model: The model.
-        tasks: Tasks of mteb.
-        output: Folder for the results, which resumes as `evaluate` does.
-        combinations: What embeddings are made of.
-        control: Whether to evaluate the same architecture with random weights too.
-        batch_size: Texts per forward pass.
-
-    Attributes:
         scores: Main score times 100 with each prompt, by task and embedding.
         ranks: By task of pairs and by `"trained"` or `"random"`, the Spearman correlation of the cosine similarities
-            of its pairs between every two of `labels`, of shape `(18, 18)`.
-        labels: HS with each prompt, then RW with each.
+            of its pairs between every two of `LABELS`, of shape `(18, 18)`.
     """
 
-    labels = [(combination, prompt) for combination in ("hs", "rw") for prompt in NINE_PROMPTS]
-
-    def __init__(
-        self,
-        model: MoEEModel,
-        tasks: Sequence[AbsTask],
-        output: Path,
-        combinations: Sequence[str] = ("hs", "rw", "concat", "sum"),
-        control: bool = False,
-        batch_size: int = 32,
-    ):
-        self.scores: dict[tuple[str, str], dict[str, float]] = {}
-        found: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = {}
-        names = {template: name for name, template in NINE_PROMPTS.items()}
-        for group in encoders(model, tuple(names), combinations=combinations, control=control, batch_size=batch_size):
-            features = group[0].features
-            prompt = names[features.template]
-            for task in filter(has_pairs, tasks):
-                key = task.metadata.name, "random" if features.random else "trained"
-                for combination, values in similarities(group[0], *pairs_of(task)).items():
-                    found.setdefault(key, {})[combination, prompt] = values
-            for score in evaluate([group], tasks, output):
-                name = ("random " if features.random else "") + score.choices["combination"]
-                self.scores.setdefault((score.task, name), {})[prompt] = score.value
-        self.ranks = {
-            key: np.asarray(spearmanr(np.stack([values[label] for label in self.labels], axis=1)).statistic)
-            for key, values in found.items()
-        }
+    scores: Mapping[tuple[str, str], Mapping[str, float]]
+    ranks: Mapping[tuple[str, str], np.ndarray]
 
     def score_table(self) -> Table:
         """Return mean, standard deviation and range of the score over prompts, then the score with each."""
@@ -123,10 +95,52 @@ class Robustness:
                 right.set_axis_off()
                 continue
             image = right.imshow(self.ranks[task, "trained"], vmin=0, vmax=1, cmap="viridis")
-            labels = [" ".join(label) for label in self.labels]
+            labels = [" ".join(label) for label in LABELS]
             right.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
             right.set_yticks(range(len(labels)), labels, fontsize=7)
             right.set_title("rank correlation of the similarities of pairs")
             figure.colorbar(image, ax=right)
         figure.savefig(path, dpi=120)
         pyplot.close(figure)
+
+
+def robustness(
+    model: MoEEModel,
+    tasks: Sequence[AbsTask],
+    output: Path,
+    combinations: Sequence[str] = COMBINATIONS,
+    control: bool = False,
+    batch_size: int = 32,
+    store: Path | None = None,
+) -> Robustness:
+    """Evaluate a model with each of the paper's nine prompts.
+
+    Args:
+        model: The model.
+        tasks: Tasks of mteb.
+        output: Folder for the results, which resumes as `evaluate` does.
+        combinations: What embeddings are made of.
+        control: Whether to evaluate the same architecture with random weights too.
+        batch_size: Texts per forward pass.
+        store: A folder to keep HS and RW in; without it, a second run reads the pairs again, for their correlation.
+    """
+    scores: dict[tuple[str, str], dict[str, float]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = {}
+    names = {template: name for name, template in NINE_PROMPTS.items()}
+    for group in encoders(
+        model, tuple(names), combinations=combinations, control=control, batch_size=batch_size, store=store
+    ):
+        features = group[0].features
+        prompt = names[features.template]
+        for task in filter(has_pairs, tasks):
+            key = task.metadata.name, "random" if features.random else "trained"
+            for combination, values in similarities(group[0], *pairs_of(task)).items():
+                found.setdefault(key, {})[combination, prompt] = values
+        for score in evaluate([group], tasks, output):
+            name = ("random " if features.random else "") + score.choices["combination"]
+            scores.setdefault((score.task, name), {})[prompt] = score.value
+    ranks = {
+        key: np.asarray(spearmanr(np.stack([values[label] for label in LABELS], axis=1)).statistic)
+        for key, values in found.items()
+    }
+    return Robustness(scores, ranks)

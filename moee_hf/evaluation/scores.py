@@ -1,14 +1,16 @@
-"""Scores of a model on mteb's tasks: every combination of choices from one reading of the texts, resumed by itself."""
+"""Scores of a model on mteb's tasks, resumed by themselves."""
 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mteb
+import numpy as np
 from mteb.abstasks import AbsTask
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
@@ -55,10 +57,12 @@ def score(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> float:
     """Return the main score of a task, times 100, from the cache if it is there."""
     result = _known_result(encoder, task, cache)
     if result is None or result.get_missing_evaluations(task):
-        if not task.data_loaded:
+        if not task.data_loaded and not task.is_aggregate:
             task.load_data()  # for all encoders; mteb would load and unload them for each
+        # every encoder gets the same samples of tasks that draw some, whichever came before
+        task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
         options: Any = {"batch_size": 1024}  # of the texts that mteb hands over
-        result = mteb.evaluate(
+        mteb.evaluate(
             encoder,
             task,
             cache=cache,
@@ -66,9 +70,11 @@ def score(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> float:
             encode_kwargs=options,
             show_progress_bar=False,
             co2_tracker=False,
-        ).task_results[0]
-    # to the digits that a result has on disk, so that a resumed run prints the same
-    return round(100 * float(result.get_score(splits=list(task.eval_splits))), 4)
+        )
+        # as it was written, to six digits, so that a run that finds it there prints the same
+        result = cache.load_task_result(task.metadata.name, encoder.mteb_model_meta, raise_if_not_found=True)
+        assert result is not None
+    return 100 * float(result.validate_and_filter_scores(task).get_score())
 
 
 def _known_result(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> TaskResult | None:
@@ -89,22 +95,37 @@ def _known_result(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> Ta
 
 
 def table(scores: Sequence[Score]) -> Table:
-    """Arrange scores: a row for each task and way of reading it, a column for each embedding, the control's beside."""
+    """Arrange scores: a row for each task and way of reading it, a column for each embedding, the control's beside.
+
+    Raises:
+        ValueError: If two scores have the same place.
+    """
+    several_alphas = len({score.choices["alpha"] for score in scores if "alpha" in score.choices}) > 1
 
     def column(score: Score) -> str:
-        choices = score.choices
-        alphas = {s.choices["alpha"] for s in scores if "alpha" in s.choices}
-        name = choices["combination"] + (f" {choices['alpha']:g}" if "alpha" in choices and len(alphas) > 1 else "")
-        return f"random {name}" if "weights" in choices else name
+        name = score.choices["combination"]
+        name += f" {score.choices['alpha']:g}" if several_alphas and name == "sum" else ""
+        return f"random {name}" if "weights" in score.choices else name
 
-    reading = ("prompt", "pooling", "hidden_layer", "statistics")
-    shown = [name for name in reading if len({s.choices.get(name) for s in scores}) > 1 or name == "prompt"]
-    columns = list(dict.fromkeys(map(column, scores)))
-    columns.sort(key=lambda name: name.startswith("random"))
+    def readings(choices: dict[str, Any]) -> dict[str, str]:
+        labels = {"prompt": "", "statistics": "raw"} | {name: str(value) for name, value in choices.items()}
+        labels["statistics"] = "calibrated" if "statistics" in choices else "raw"
+        in_columns = ("combination", "alpha", "weights", "prompt_digest")
+        return {name: label for name, label in labels.items() if name not in in_columns}
+
+    labelled = [(score, readings(score.choices)) for score in scores]
+    values: dict[str, set[str]] = {}
+    for _, labels in labelled:
+        for name, label in labels.items():
+            values.setdefault(name, set()).add(label)
+    shown = [name for name, found in values.items() if len(found) > 1 or name == "prompt" or "calibrated" in found]
+    columns = sorted(dict.fromkeys(map(column, scores)), key=lambda name: name.startswith("random "))
     rows: dict[tuple[str, ...], dict[str, float]] = {}
-    for one in scores:
-        labels = {**one.choices, "statistics": "calibrated" if "statistics" in one.choices else "raw"}
-        rows.setdefault((one.task, *(str(labels[name]) for name in shown)), {})[column(one)] = one.value
-    tasks = list(dict.fromkeys(one.task for one in scores))
+    for score, labels in labelled:
+        row = rows.setdefault((score.task, *(labels.get(name, "") for name in shown)), {})
+        if column(score) in row:
+            raise ValueError(f"table: expected one score of {score.task} for {score.choices}; got two.")
+        row[column(score)] = score.value
+    tasks = list(dict.fromkeys(score.task for score in scores))
     ordered = sorted(rows.items(), key=lambda row: tasks.index(row[0][0]))
-    return Table(["task", *shown, *columns], [[*labels, *map(values.get, columns)] for labels, values in ordered])
+    return Table(["task", *shown, *columns], [[*labels, *map(row.get, columns)] for labels, row in ordered])

@@ -39,7 +39,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table as Markdown has it."""
-        header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in self._cells()]
+        header, *rows = [[" ".join(cell.replace("|", "\\|").splitlines()) for cell in row] for row in self._cells()]
         return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
     def csv(self) -> str:
@@ -48,9 +48,10 @@ class Table:
         csv.writer(text, lineterminator="\n").writerows(self._cells())
         return text.getvalue()
 
-    def save(self, folder: Path, name: str) -> None:
-        """Write the table as `name.md` and `name.csv`."""
-        (folder / f"{name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
+    def save(self, folder: Path, name: str, note: str = "") -> None:
+        """Write the table as `name.md`, with a note below, and as `name.csv`."""
+        text = self.markdown() + "\n" + (f"\n{note}\n" if note else "")
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
         (folder / f"{name}.csv").write_text(self.csv(), encoding="utf-8")
 
     def _cells(self) -> list[list[str]]:

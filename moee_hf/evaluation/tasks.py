@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mteb.abstasks import (
 )
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from ..files import read_fields
+from ..files import read_fields, sha256
 
 Columns = dict[str, list[Any]]
 
@@ -30,9 +31,7 @@ Columns = dict[str, list[Any]]
 _ALIASES = {"stsb": "STSBenchmark", "summeval": "SummEvalSummarization.v2"}
 
 
-def get_tasks(
-    names: Sequence[str] | None, data: str | None = None, split: str | None = None, skip_missing: bool = False
-) -> list[AbsTask]:
+def get_tasks(names: Sequence[str] | None, data: str | None = None, split: str | None = None) -> list[AbsTask]:
     """Return evaluation tasks by name.
 
     Args:
@@ -40,14 +39,13 @@ def get_tasks(
             files.
         data: A folder with tasks as files (see `local_tasks`). None: mteb fetches the data.
         split: The split to evaluate in place of the task's own.
-        skip_missing: Whether to leave out names that no file is there for.
 
     Raises:
         ValueError: If no task has such a name, or no tasks are named and there is no folder.
         OSError: If the folder cannot be read.
     """
     if data is not None:
-        return local_tasks(data, names, split, skip_missing)
+        return local_tasks(data, names, split)
     if not names:
         raise ValueError("--tasks: expected names of mteb's tasks, such as STS12; got none. Or name a folder: --data.")
     return [_mteb_task(name, split) for name in names]
@@ -57,14 +55,18 @@ def _mteb_task(name: str, split: str | None) -> AbsTask:
     with warnings.catch_warnings():  # that a newer version of a task exists; the paper's are the older ones
         warnings.simplefilter("ignore")
         try:
-            return mteb.get_task(name, eval_splits=None if split is None else [split])
+            task = mteb.get_task(name)
         except (KeyError, ValueError) as error:
             raise ValueError(f"--tasks: expected the name of a task of mteb {mteb.__version__}; {error}") from error
+    if split is None:
+        return task
+    if split not in task.metadata.eval_splits:
+        there = ", ".join(task.metadata.eval_splits)
+        raise ValueError(f"--split: expected one that {name} evaluates ({there}); got {split!r}.")
+    return task.filter_eval_splits([split])
 
 
-def local_tasks(
-    folder: str, names: Sequence[str] | None = None, split: str | None = None, skip_missing: bool = False
-) -> list[AbsTask]:
+def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | None = None) -> list[AbsTask]:
     """Make tasks of files, each of mteb's class of its kind, so that mteb computes every metric.
 
     A file is `KIND/NAME.SPLIT.jsonl.gz` or `KIND/NAME.jsonl.gz` (`.jsonl` too), a JSON object a line:
@@ -83,7 +85,6 @@ def local_tasks(
         folder: Where the folders of the kinds are.
         names: Names of files or of mteb's tasks. None: all.
         split: The split to evaluate. None: `test`, or if there is none, the only one besides `train`.
-        skip_missing: Whether to leave out names that no file is there for.
 
     Raises:
         ValueError: If a file is not as above, or a name stands for no file.
@@ -99,20 +100,17 @@ def local_tasks(
             found.setdefault(f"{path.parent.name}/{stem}", {})[part or "test"] = path
     if not found:
         raise ValueError(f"{folder}: expected files such as sts/NAME.test.jsonl.gz; got none.")
-    chosen: list[tuple[str | None, str | None]] = [(key, None) for key in found]
+    chosen: list[tuple[str, str | None]] = [(key, None) for key in found]
     if names is not None:
-        chosen = [_find(name, found) for name in names]
+        chosen = [_find(name, found, folder) for name in names]
     tasks = []
     for key, name in chosen:
-        if key is not None:
-            kind, stem = key.split("/")
-            tasks.append(_load(_task(kind, stem, name), kind, found[key], split))
-        elif not skip_missing:
-            raise ValueError(f"--tasks: expected tasks with a file in {folder} ({', '.join(found)}); got {name!r}.")
+        kind, stem = key.split("/")
+        tasks.append(_load(_task(kind, stem, name), kind, found[key], split))
     return tasks
 
 
-def _find(name: str, found: Iterable[str]) -> tuple[str | None, str | None]:
+def _find(name: str, found: Iterable[str], folder: str) -> tuple[str, str | None]:
     """The file that a name stands for, and the task of mteb if it names one."""
     for key in found:
         kind, stem = key.split("/")
@@ -120,7 +118,7 @@ def _find(name: str, found: Iterable[str]) -> tuple[str | None, str | None]:
             return key, None
         if _plain(name) in _names_in_mteb(kind, stem, ("", "v2")):
             return key, name
-    return None, name
+    raise ValueError(f"--tasks: expected tasks with a file in {folder} ({', '.join(found)}); got {name!r}.")
 
 
 def _names_in_mteb(kind: str, stem: str, versions: Sequence[str] = ("",)) -> list[str]:
@@ -131,10 +129,10 @@ def _names_in_mteb(kind: str, stem: str, versions: Sequence[str] = ("",)) -> lis
 def _task(kind: str, stem: str, name: str | None) -> AbsTask:
     """Mteb's task of this name, or that of the file's, or else a task of its kind."""
     of_kind = _KINDS[kind]
-    if name is not None and isinstance(task := _mteb_task(name, None), of_kind.base):
+    if name is not None and _has_columns(task := _mteb_task(name, None), of_kind.base):
         return task
     known = mteb.get_tasks(task_types=[of_kind.name], exclude_superseded=False)
-    by_name = {_plain(task.metadata.name): task for task in known if isinstance(task, of_kind.base)}
+    by_name = {_plain(task.metadata.name): task for task in known if _has_columns(task, of_kind.base)}
     for plain in _names_in_mteb(kind, stem):
         if plain in by_name:
             return by_name[plain]
@@ -149,6 +147,12 @@ def _task(kind: str, stem: str, name: str | None) -> AbsTask:
         main_score=of_kind.main_score,
     )
     return type(stem, (of_kind.base,), {"metadata": metadata, "min_score": 0, "max_score": 5})()
+
+
+def _has_columns(task: AbsTask, base: type[AbsTask]) -> bool:
+    """Whether a task is of this class, and its data have the class's own columns."""
+    fields = {n: v for n, v in vars(base).items() if not callable(v) and ("column" in n or n == "train_split")}
+    return isinstance(task, base) and all(getattr(task, name) == value for name, value in fields.items())
 
 
 def _plain(name: str) -> str:
@@ -170,12 +174,31 @@ def _load(task: AbsTask, kind: str, files: dict[str, Path], split: str | None) -
                 f"{', '.join(map(repr, files))}."
             )
         parts = ["train", *evaluated]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files.values())).hexdigest()
-    dataset = {"path": files[evaluated[0]].name, "revision": digest}
+    digests = json.dumps({part: sha256(path) for part, path in files.items()})
+    dataset = {"path": files[evaluated[0]].name, "revision": hashlib.sha256(digests.encode()).hexdigest()}
     task.metadata = task.metadata.model_copy(update={"dataset": dataset, "eval_splits": evaluated})
-    task.dataset = _KINDS[kind].dataset({part: read_fields(str(files[part]), _KINDS[kind].fields) for part in parts})
+    task.hf_subsets = ["default"]
+    columns = {part: read_fields(str(files[part]), _KINDS[kind].fields) for part in parts}
+    _check_lists(str(files[evaluated[0]]), columns[evaluated[0]])
+    task.dataset = _KINDS[kind].dataset(columns)
     task.data_loaded = True
     return task
+
+
+def _check_lists(source: str, columns: Columns) -> None:
+    """Every list has something in it, and summaries have a score each."""
+    for field in ("positive", "negative", "machine_summaries", "human_summaries"):
+        for line, values in enumerate(columns.get(field, []), 1):
+            if not values:
+                raise ValueError(f"{source}, line {line}: expected texts in {field!r}; got none. Leave the row out.")
+    for line, (texts, scores) in enumerate(
+        zip(columns.get("machine_summaries", []), columns.get("relevance", []), strict=True), 1
+    ):
+        if len(texts) != len(scores):
+            raise ValueError(
+                f"{source}, line {line}: expected a score in 'relevance' for each of {len(texts)} summaries; got "
+                f"{len(scores)}."
+            )
 
 
 class _Columns(Dataset):
@@ -242,7 +265,8 @@ class _Kind:
 
 _SENTENCES = {"sentence1": str, "sentence2": str}
 _LABELLED = {"text": str, "label": (str, int)}
-_SUMMARIES = {"text": str, "machine_summaries": list, "human_summaries": list, "relevance": list}
+_CANDIDATES = {"query": str, "positive": [str], "negative": [str]}
+_SUMMARIES = {"text": str, "machine_summaries": [str], "human_summaries": [str], "relevance": [(int, float)]}
 _KINDS = {
     "sts": _Kind("STS", AbsTaskSTS, "cosine_spearman", _SENTENCES | {"score": (int, float)}, _pairs),
     "pair_classification": _Kind(
@@ -250,8 +274,6 @@ _KINDS = {
     ),
     "classification": _Kind("Classification", AbsTaskClassification, "accuracy", _LABELLED, _labelled_texts),
     "clustering": _Kind("Clustering", AbsTaskClusteringLegacy, "v_measure", _LABELLED, _one_set),
-    "reranking": _Kind(
-        "Reranking", AbsTaskRetrieval, "map_at_1000", {"query": str, "positive": list, "negative": list}, _candidates
-    ),
+    "reranking": _Kind("Reranking", AbsTaskRetrieval, "map_at_1000", _CANDIDATES, _candidates),
     "summarization": _Kind("Summarization", AbsTaskSummarization, "cosine_spearman", _SUMMARIES, _pairs),
 }
