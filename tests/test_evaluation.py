@@ -39,13 +39,6 @@ TASKS = {
 }
 
 
-def texts_of(rows):
-    for row in rows:
-        for value in row.values():
-            parts = value if isinstance(value, list) else [value]
-            yield from (part for part in parts if isinstance(part, str))
-
-
 def raw_vectors(model, texts, prompt, statistics=None):
     """HS and RW of each text, from `forward` on it alone; standardized in numpy."""
     with torch.inference_mode():
@@ -77,7 +70,7 @@ def test_every_score_is_the_judges(model, data, tmp_path, prompt, calibrated):
     }
     assert {task for task, _ in scores} == set(TASKS)
     rows = evaluation_data.rows()
-    texts = list(dict.fromkeys(text for lines in rows.values() for text in texts_of(lines)))
+    texts = list(dict.fromkeys(text for lines in rows.values() for text in recompute.texts_of(lines)))
     statistics = None
     if calibrated:
         hidden, routing = raw_vectors(model, CORPUS, prompt)
@@ -130,7 +123,7 @@ def test_each_text_is_read_once_per_prompt(model, data, tmp_path, monkeypatch):
     assert len(scores) == len(TASKS) * 2 * 2 * (3 + 3)  # prompts, raw and calibrated, three alphas of sum
     rows = evaluation_data.rows()
     del rows["sts/stsb.dev"]
-    asked = {text for lines in rows.values() for text in texts_of(lines)} | set(CORPUS)
+    asked = {text for lines in rows.values() for text in recompute.texts_of(lines)} | set(CORPUS)
     assert read.keys() == {model.config.template(name) for name in ("none", "prompteol")}
     for texts in read.values():
         assert len(texts) == len(set(texts))
