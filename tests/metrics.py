@@ -12,8 +12,7 @@ SEED = 42
 
 
 def embedding(hidden, routing, combination, alpha=1.0):
-    """Vectors of shape [n, N], in float64, from HS [n, D] and RW [n, L * E]."""
-    hidden, routing = np.asarray(hidden, np.float64), np.asarray(routing, np.float64)
+    """Vectors of shape [n, N], from HS [n, D] and RW [n, L * E], in their dtype."""
     if combination == "sum":
         hidden = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
         routing = np.sqrt(alpha) * routing / np.linalg.norm(routing, axis=1, keepdims=True)

@@ -94,7 +94,7 @@ def recompute(cells, data, vectors, corpus):
                     parts = [((p - m.astype("f")) / s.astype("f")).astype("f") for p, (m, s) in pairs]
                 for combination in combinations:
                     column = weights + combination
-                    embeddings = metrics.embedding(*parts, combination).astype("f")
+                    embeddings = metrics.embedding(*parts, combination)
                     vector = dict(zip(texts, embeddings, strict=True))
                     ours = 100 * score(row["task"], name, rows, train, vector)
                     yield f"{row['task']} {prompt} {row.get('statistics', '')} {column}", float(row[column]), ours
