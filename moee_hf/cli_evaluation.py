@@ -100,7 +100,9 @@ def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="to evaluate (default: the task's, mostly test)")
     parser.add_argument(
-        "--vectors", metavar="FOLDER", help="keep HS and RW of all texts there, and read what was kept"
+        "--vectors",
+        metavar="FOLDER",
+        help="keep HS and RW of the texts that are read, for later runs",
     )
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="for results, from which a later run resumes"

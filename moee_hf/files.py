@@ -7,6 +7,7 @@ import csv
 import gzip
 import hashlib
 import json
+import math
 import os
 import sys
 import zlib
@@ -91,7 +92,11 @@ def read_fields(source: str, fields: Mapping[str, Any]) -> dict[str, list[Any]]:
 def _is(value: Any, kind: Any) -> bool:
     if isinstance(kind, list):
         return isinstance(value, list) and all(_is(element, kind[0]) for element in value)
-    return isinstance(value, kind) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)  # which is no text
+    return not isinstance(value, int | float) or math.isfinite(value)
 
 
 def _name(kind: Any) -> str:

@@ -87,7 +87,12 @@ def recompute(cells, data, vectors, corpus):
                 name = file_of(data, row["task"])
                 rows = read(data, name)
                 train = read(data, name.replace(".test", ".train")) if name.startswith("classification") else []
+                # of texts to learn from, mteb reads those that it draws
                 texts = [text for text in dict.fromkeys(texts_of(rows + train)) if (text or " ") in kept]
+                if not texts:
+                    raise SystemExit(
+                        f"{vectors}: no vectors of {row['task']}; evaluate into a new folder with --vectors."
+                    )
                 parts = raw(texts)
                 if row.get("statistics") == "calibrated":
                     pairs = zip(parts, statistics, strict=True)

@@ -29,6 +29,7 @@ from moee_hf.evaluation.features import random_weights
 
 CORPUS = [f"{text} Or so they say, {number}." for number in range(4) for text in TEXTS]
 COMBINATIONS = ("hs", "rw", "concat", "sum")
+PAIR = '{"sentence1": "x", "sentence2": "y", %s}\n'
 TASKS = {
     "STSBenchmark": "sts/stsb.test",
     "twins": "pair_classification/twins.test",
@@ -130,7 +131,7 @@ def test_each_text_is_read_once_per_prompt(model, data, tmp_path, monkeypatch):
         assert set(texts) <= asked
 
 
-def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypatch):
+def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypatch, caplog):
     """And they are the raw ones, from which a script that knows nothing of us computes the whole table."""
 
     def run(output):
@@ -158,8 +159,12 @@ def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypa
     assert run("second").csv() == first.csv()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.safetensors")} == kept
     monkeypatch.undo()
+    damaged = sorted(kept)[0]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert run("third").csv() == first.csv()
+    assert f"{damaged}: expected kept vectors" in caplog.text
     model.config.pooling = "mean"  # other vectors, in another folder
-    assert run("third").csv() != first.csv()
+    assert run("fourth").csv() != first.csv()
 
 
 def test_model_is_left_as_it_was(model, data, tmp_path):
@@ -381,6 +386,17 @@ def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
             "line 1: expected 'score' of type int or float; got '5'",
         ),
         ({"sts/a.test.jsonl": "{\n"}, "line 1: expected a JSON object"),
+        ({"sts/a.test.jsonl": PAIR % '"score": NaN'}, "line 1: expected 'score' of type int or float; got nan"),
+        ({"sts/a.test.jsonl": PAIR % '"score": 2' * 3}, "expected rows that differ in 'score'; got 2 alone"),
+        ({"pair_classification/a.jsonl": PAIR % '"label": 1'}, "expected rows that differ in 'label'; got 1 alone"),
+        ({"pair_classification/a.jsonl": PAIR % '"label": 2'}, "expected 'label' to be 0 or 1; got 2"),
+        (
+            {"clustering/a.jsonl": '{"text": "x", "label": "y"}\n'},
+            "expected rows that differ in 'label'; got 'y' alone",
+        ),
+        ({"clustering/a.jsonl": '{"text": "\\ud800", "label": "y"}\n'}, "line 1: expected 'text' of type str"),
+        ({"sts/.jsonl": PAIR}, "expected NAME.SPLIT.jsonl, one of each"),
+        ({"sts/a.jsonl": PAIR, "sts/a.test.jsonl": PAIR}, "expected NAME.SPLIT.jsonl, one of each"),
         ({"sts/a.test.jsonl.gz": "no gzip"}, "a.test.jsonl.gz: expected a file packed by gzip; got a damaged one"),
         ({"sts/a.dev.jsonl": "", "sts/a.extra.jsonl": ""}, "expected a with the split 'test'; got 'dev', 'extra'"),
         ({"classification/a.test.jsonl": '{"text": "x", "label": "y"}\n'}, "expected a file of the split 'train'"),
@@ -490,3 +506,39 @@ def test_what_is_no_option_says_so(model):
     raw, calibrated = next(encoders(model, corpus=Corpus(CORPUS)))
     assert (raw.standardize, calibrated.standardize) == (False, True)
     assert raw.variant(corpus=Corpus(CORPUS), standardize=None).standardize
+
+
+def test_what_is_asked_for_twice_is_done_once(model, data, tmp_path):
+    prompts = ("none", "none", "{text}")
+    grid = encoders(model, prompts, ("lasttoken", None), combinations=("sum", "sum"), alphas=(0.1234567, 0.12345678))
+    tasks = local_tasks(data, ["stsb", "stsb", "STSBenchmark"])
+    scores = list(evaluate(grid, tasks, tmp_path))
+    assert len(tasks) == 1
+    assert len(scores) == 2
+    assert table(scores).header[-2:] == ["sum 0.1234567", "sum 0.12345678"]
+
+
+def test_names_that_may_be_several(tmp_path):
+    rows = evaluation_data.rows()
+    for name, source in (("sts/foo", "sts/stsb.test"), ("clustering/foo", "clustering/topics")):
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir()
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows[source]))
+    with pytest.raises(ValueError, match="expected one file for foo; got two"):
+        local_tasks(tmp_path)
+    with pytest.raises(ValueError, match="--tasks: expected one of clustering/foo, sts/foo; got 'foo'"):
+        local_tasks(tmp_path, ["foo"])
+    assert [type(task).__mro__[1].__name__ for task in local_tasks(tmp_path, ["sts/foo"])] == ["AbsTaskSTS"]
+    (tmp_path / "sts" / "foo.jsonl").rename(tmp_path / "sts" / "sts-b.v1.dev.jsonl")
+    assert [task.metadata.name for task in local_tasks(tmp_path)] == ["foo", "sts-b.v1"]
+
+
+def test_two_classes_of_three_are_evaluated(model, tmp_path):
+    (tmp_path / "classification").mkdir()
+    rows = evaluation_data.rows()["classification/emotion.train"]
+    parts = {"train": rows, "test": [row for row in rows[:40] if row["label"] != "money"]}
+    for part, lines in parts.items():
+        text = "".join(json.dumps(row) + "\n" for row in lines)
+        (tmp_path / "classification" / f"a.{part}.jsonl").write_text(text)
+    (score,) = evaluate(encoders(model), local_tasks(tmp_path), tmp_path / "out")
+    assert 0 < score.value <= 100

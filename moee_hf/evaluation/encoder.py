@@ -173,15 +173,15 @@ def encoders(
         )
     standards: list[dict[str, Any]] = [{}] if corpus is None else [{"standardize": False}, {"corpus": corpus}]
     networks = [model, random_weights(model)] if control else [model]
-    groups = []
+    groups: dict[str, list[MoEEEncoder]] = {}  # by what they do, so that what is asked for twice is there once
     for prompt, pooling, layer in itertools.product(prompts, poolings, hidden_layers):
         for network in networks:
             features = Features(
                 network, prompt, batch_size, store, network is not model, pooling=pooling, hidden_layer=layer
             )
-            variants = {}  # by what they do: alpha makes variants of "sum" alone
+            variants: dict[str, MoEEEncoder] = {}  # alpha makes variants of "sum" alone
             for standard, combination, alpha in itertools.product(standards, combinations, alphas):
                 variant = MoEEEncoder(features, combination=combination, alpha=alpha, **standard)
                 variants[str(variant.experiment)] = variant
-            groups.append(list(variants.values()))
-    yield from groups  # a choice that the model does not take is found before the first text is read
+            groups[str(features.choices)] = list(variants.values())
+    yield from groups.values()  # a choice that the model does not take is found before the first text is read

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
+import uuid
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..configuration_moee import EMBEDDED, resolve_source
@@ -24,6 +26,8 @@ from ..prompts_moee import PROMPTS, TEXT, check_template
 from ..routing_moee import layer_to_read
 from ..statistics_moee import Moments, Statistics
 
+logger = logging.getLogger(__name__)
+
 
 class Features:
     """HS and RW of texts in one prompt, not standardized; the model reads each distinct text once, and they are kept.
@@ -32,7 +36,7 @@ class Features:
         model: The model; its configuration is copied.
         prompt: Name of a prompt of the model, or a template with `{text}` once. None: the model's default.
         batch_size: Texts per forward pass.
-        store: A folder to keep HS and RW in, as safetensors, and to take them from in a later run.
+        store: A folder to keep HS and RW of what is read in, as safetensors, and to take them from in a later run.
         random: Whether the weights are random, as those of `random_weights`; only for the record.
         fields: Choices of `MoEEConfig`, such as `pooling`. None: the model's.
 
@@ -213,16 +217,19 @@ def _digest_of_files(files: tuple[tuple[Path, int, int], ...]) -> str:
 def _read_store(folder: Path) -> dict[str, np.ndarray]:
     rows: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as file:
-            parts = [file.get_tensor(name) for name in ("hidden_state", "router_weights")]
-            rows.update(zip(json.loads(file.metadata()["texts"]), np.concatenate(parts, axis=1), strict=True))
+        try:
+            with safe_open(path, framework="numpy") as file:
+                parts = [file.get_tensor(name) for name in ("hidden_state", "router_weights")]
+                rows.update(zip(json.loads(file.metadata()["texts"]), np.concatenate(parts, axis=1), strict=True))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            logger.warning("%s: expected kept vectors; it cannot be read as such (%s). Left out.", path, error)
     return rows
 
 
 def _write_store(folder: Path, texts: list[str], rows: np.ndarray, hidden_size: int, choices: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     hidden, routing = (np.ascontiguousarray(part) for part in np.split(rows, [hidden_size], axis=1))
-    path = folder / f"{len(list(folder.glob('*.safetensors'))):04}.safetensors"
+    path = folder / f"{uuid.uuid4().hex[:16]}.safetensors"  # never over another
     partial = path.with_suffix(".partial")
     metadata = {"texts": json.dumps(texts), "choices": json.dumps(choices)}
     save_file({"hidden_state": hidden, "router_weights": routing}, partial, metadata=metadata)

@@ -81,7 +81,7 @@ def paper_table(paper: Paper, scores: Sequence[Score]) -> Table:
     for score in scores:
         choices = score.choices
         variant = " standardized" if choices.get("standardize") else ""
-        variant += f" alpha {choices['alpha']:g}" if choices.get("alpha", 1) != 1 else ""
+        variant += f" alpha {choices['alpha']:.12g}" if choices.get("alpha", 1) != 1 else ""
         key = (score.task, choices["prompt"], choices["combination"])
         ours.setdefault((choices["combination"], variant), {})[key] = score.value
     columns: list[tuple[str, str, Mapping[_Key, float]]] = []

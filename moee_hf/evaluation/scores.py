@@ -104,7 +104,7 @@ def table(scores: Sequence[Score]) -> Table:
 
     def column(score: Score) -> str:
         name = score.choices["combination"]
-        name += f" {score.choices['alpha']:g}" if several_alphas and name == "sum" else ""
+        name += f" {score.choices['alpha']:.12g}" if several_alphas and name == "sum" else ""
         return f"random {name}" if "weights" in score.choices else name
 
     def readings(choices: dict[str, Any]) -> dict[str, str]:

@@ -48,7 +48,7 @@ def get_tasks(names: Sequence[str] | None, data: str | None = None, split: str |
         return local_tasks(data, names, split)
     if not names:
         raise ValueError("--tasks: expected names of mteb's tasks, such as STS12; got none. Or name a folder: --data.")
-    return [_mteb_task(name, split) for name in names]
+    return [_mteb_task(name, split) for name in dict.fromkeys(names)]
 
 
 def _mteb_task(name: str, split: str | None) -> AbsTask:
@@ -96,33 +96,41 @@ def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | No
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(root.glob("*/*.jsonl*")):
         if path.parent.name in _KINDS and path.name.endswith((".jsonl", ".jsonl.gz")):
-            stem, _, part = path.name.removesuffix(".gz").removesuffix(".jsonl").partition(".")
-            found.setdefault(f"{path.parent.name}/{stem}", {})[part or "test"] = path
+            stem, _, part = path.name.removesuffix(".gz").removesuffix(".jsonl").rpartition(".")
+            stem, part = (stem, part) if stem else (part, "test")
+            files = found.setdefault(f"{path.parent.name}/{stem}", {})
+            if not stem or files.setdefault(part, path) != path:
+                raise ValueError(f"{path}: expected NAME.SPLIT.jsonl, one of each; there is another, or no name.")
     if not found:
         raise ValueError(f"{folder}: expected files such as sts/NAME.test.jsonl.gz; got none.")
     chosen: list[tuple[str, str | None]] = [(key, None) for key in found]
     if names is not None:
         chosen = [_find(name, found, folder) for name in names]
-    tasks = []
-    for key, name in chosen:
+    tasks: dict[str, AbsTask] = {}
+    for key, name in dict.fromkeys(chosen):
         kind, stem = key.split("/")
-        tasks.append(_load(_task(kind, stem, name), kind, found[key], split))
-    return tasks
+        task = _load(_task(kind, stem, name), kind, found[key], split)
+        if tasks.setdefault(task.metadata.name, task) is not task and name is None:
+            raise ValueError(f"{folder}: expected one file for {task.metadata.name}; got two. Rename one.")
+    return list(tasks.values())
 
 
 def _find(name: str, found: Iterable[str], folder: str) -> tuple[str, str | None]:
     """The file that a name stands for, and the task of mteb if it names one."""
+    own = [key for key in found if name in (key, key.split("/")[1])]
+    if len(own) == 1:
+        return own[0], None
+    if own:
+        raise ValueError(f"--tasks: expected one of {', '.join(own)}; got {name!r}, which may be each.")
     for key in found:
         kind, stem = key.split("/")
-        if name in (key, stem):
-            return key, None
         if _plain(name) in _names_in_mteb(kind, stem, ("", "v2")):
             return key, name
     raise ValueError(f"--tasks: expected tasks with a file in {folder} ({', '.join(found)}); got {name!r}.")
 
 
 def _names_in_mteb(kind: str, stem: str, versions: Sequence[str] = ("",)) -> list[str]:
-    stems = (_plain(_ALIASES.get(stem, stem)), _plain(stem))
+    stems = (_plain(_ALIASES.get(_plain(stem), stem)), _plain(stem))
     return [f"{plain}{of}{v}" for plain in stems for of in ("", _KINDS[kind].name.lower()) for v in versions]
 
 
@@ -179,26 +187,34 @@ def _load(task: AbsTask, kind: str, files: dict[str, Path], split: str | None) -
     task.metadata = task.metadata.model_copy(update={"dataset": dataset, "eval_splits": evaluated})
     task.hf_subsets = ["default"]
     columns = {part: read_fields(str(files[part]), _KINDS[kind].fields) for part in parts}
-    _check_lists(str(files[evaluated[0]]), columns[evaluated[0]])
+    for part in parts:
+        _check(str(files[part]), kind, columns[part])
     task.dataset = _KINDS[kind].dataset(columns)
     task.data_loaded = True
     return task
 
 
-def _check_lists(source: str, columns: Columns) -> None:
-    """Every list has something in it, and summaries have a score each."""
+def _check(source: str, kind: str, columns: Columns) -> None:
+    """What mteb cannot score, or scores as if it could."""
     for field in ("positive", "negative", "machine_summaries", "human_summaries"):
         for line, values in enumerate(columns.get(field, []), 1):
             if not values:
                 raise ValueError(f"{source}, line {line}: expected texts in {field!r}; got none. Leave the row out.")
-    for line, (texts, scores) in enumerate(
-        zip(columns.get("machine_summaries", []), columns.get("relevance", []), strict=True), 1
-    ):
-        if len(texts) != len(scores):
-            raise ValueError(
-                f"{source}, line {line}: expected a score in 'relevance' for each of {len(texts)} summaries; got "
-                f"{len(scores)}."
-            )
+    if kind == "summarization":
+        lists = zip(columns["machine_summaries"], columns["relevance"], strict=True)
+        for line, (texts, scores) in enumerate(lists, 1):
+            if len(texts) != len(scores):
+                raise ValueError(
+                    f"{source}, line {line}: expected a score in 'relevance' for each of {len(texts)} summaries; got "
+                    f"{len(scores)}."
+                )
+    if kind in ("sts", "pair_classification", "classification", "clustering"):
+        field = "score" if kind == "sts" else "label"
+        values = columns[field]
+        if kind == "pair_classification" and (other := [value for value in values if value not in (0, 1)]):
+            raise ValueError(f"{source}: expected 'label' to be 0 or 1; got {other[0]!r}.")
+        if len(set(map(str, values))) < 2:
+            raise ValueError(f"{source}: expected rows that differ in {field!r}; got {values[0]!r} alone.")
 
 
 class _Columns(Dataset):
@@ -219,9 +235,12 @@ def _labelled_pairs(columns: dict[str, Columns]) -> DatasetDict:
 
 
 def _labelled_texts(columns: dict[str, Columns]) -> DatasetDict:
-    # in the order of their names, as numbers, which scikit-learn's scores of two classes ask for
-    names = sorted({str(label) for fields in columns.values() for label in fields["label"]})
-    numbers = {name: number for number, name in enumerate(names)}
+    # as numbers, those of the evaluated texts first: scikit-learn's scores of two classes ask for 0 and 1
+    evaluated = {str(label) for part, fields in columns.items() if part != "train" for label in fields["label"]}
+    names = {str(label) for fields in columns.values() for label in fields["label"]}
+    numbers = {
+        name: number for number, name in enumerate(sorted(names, key=lambda name: (name not in evaluated, name)))
+    }
     return _pairs({p: {"text": f["text"], "label": [numbers[str(x)] for x in f["label"]]} for p, f in columns.items()})
 
 
