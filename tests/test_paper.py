@@ -201,4 +201,4 @@ def test_released_encoder_depends_on_neighbours(model, monkeypatch):
 
 
 def test_published_numbers_travel_with_the_wheel():
-    assert 'configs/paper" = "moee_hf/evaluation/paper"' in (ROOT / "pyproject.toml").read_text()
+    assert 'configs/paper" = "moee_hf/evaluation/published"' in (ROOT / "pyproject.toml").read_text()
