@@ -18,6 +18,7 @@ os.environ.pop("HF_TOKEN", None)
 import datasets
 import evaluation_data
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -77,6 +78,11 @@ def model(loaded: MoEEModel):
     loaded.config, loaded.statistics = copy.deepcopy(config), copy.deepcopy(statistics)
     yield loaded
     loaded.config, loaded.statistics = config, statistics
+
+
+def assert_same(got, expected) -> None:
+    """What two loaded copies of the same weights compute: where they lie in memory may change the last bit."""
+    np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-4, atol=1e-6)
 
 
 def set_random_statistics(model: MoEEModel) -> None:

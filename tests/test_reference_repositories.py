@@ -8,10 +8,9 @@ import subprocess
 import sys
 
 import huggingface_hub
-import numpy as np
 import pytest
 import torch
-from conftest import BACKBONE, ROOT, TEXTS
+from conftest import BACKBONE, ROOT, TEXTS, assert_same
 from hub import Repository
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BitsAndBytesConfig
@@ -61,7 +60,7 @@ def test_kilobytes_and_the_same_vectors(hub, backbone, reference):
     assert model.config.base_model_name_or_path == backbone
     assert model.config.base_model_revision == hub.head(backbone)
     assert model.config.alpha == 0.5
-    np.testing.assert_array_equal(model.encode(TEXTS), MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5))
+    assert_same(model.encode(TEXTS), MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5))
 
 
 def test_a_later_commit_of_the_backbone_changes_nothing(hub, backbone, reference, empty_cache, tmp_path):
@@ -70,7 +69,7 @@ def test_a_later_commit_of_the_backbone_changes_nothing(hub, backbone, reference
     save_file({name: weight * 1.5 for name, weight in weights.items()}, tmp_path / "w", metadata={"format": "pt"})
     hub.add(backbone, {"model.safetensors": (tmp_path / "w").read_bytes()})
     assert abs(MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5) - before).max() > 1e-3
-    np.testing.assert_array_equal(MoEEModel.from_pretrained(reference).encode(TEXTS), before)
+    assert_same(MoEEModel.from_pretrained(reference).encode(TEXTS), before)
 
 
 def test_options_of_transformers_pass_through(reference):
@@ -89,7 +88,7 @@ def test_offload(reference, tmp_path):
     names = [name for name, _ in plain.model.named_children()]
     device_map = dict.fromkeys(names, "cpu") | {"layers": "disk"}
     model = MoEEModel.from_pretrained(reference, device_map=device_map, offload_folder=tmp_path / "offload")
-    np.testing.assert_array_equal(model.encode(TEXTS), plain.encode(TEXTS))
+    assert_same(model.encode(TEXTS), plain.encode(TEXTS))
 
 
 def test_statistics_travel_and_a_reference_of_a_reference(hub, backbone, reference):
@@ -100,7 +99,7 @@ def test_statistics_travel_and_a_reference_of_a_reference(hub, backbone, referen
     assert again.config.standardize
     assert again.config.calibration == model.config.calibration
     assert again.config.base_model_name_or_path == backbone
-    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    assert_same(again.encode(TEXTS), model.encode(TEXTS))
 
 
 def test_a_full_save_of_a_reference_stands_alone(reference, tmp_path):
@@ -109,7 +108,7 @@ def test_a_full_save_of_a_reference_stands_alone(reference, tmp_path):
     with no_network():
         again = MoEEModel.from_pretrained(tmp_path)
     assert again.config.base_model_name_or_path is None
-    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    assert_same(again.encode(TEXTS), model.encode(TEXTS))
 
 
 def test_a_reference_holds_the_configuration_of_the_backbone_as_it_is_there(hub, backbone):
@@ -220,7 +219,7 @@ def test_no_network_and_a_warm_cache(hub, reference, how, tmp_path):
     del hub.log[:]
     with no_network() if how == "offline mode" else contextlib.nullcontext():
         model = MoEEModel.from_pretrained(reference, local_files_only=how == "local_files_only", **options)
-        np.testing.assert_array_equal(model.encode(TEXTS), expected)
+        assert_same(model.encode(TEXTS), expected)
     assert hub.log == []
 
 

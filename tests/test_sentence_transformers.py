@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, set_random_statistics
+from conftest import TEXTS, assert_same, set_random_statistics
 from sentence_transformers import SentenceTransformer
 
 from moee_hf import MoEEModel
@@ -34,8 +34,8 @@ def reference(folder) -> MoEEModel:
 
 
 def test_encode(sentences, reference):
-    np.testing.assert_array_equal(sentences.encode(TEXTS), reference.encode(TEXTS))
-    np.testing.assert_array_equal(sentences.encode(TEXTS[0]), reference.encode(TEXTS[0]))
+    assert_same(sentences.encode(TEXTS), reference.encode(TEXTS))
+    assert_same(sentences.encode(TEXTS[0]), reference.encode(TEXTS[0]))
 
 
 @pytest.mark.parametrize("combination", ["hs", "rw", "concat", "sum"])
@@ -43,25 +43,25 @@ def test_combinations(folder, reference, combination):
     sentences = SentenceTransformer(
         str(folder), trust_remote_code=True, device="cpu", config_kwargs={"combination": combination}
     )
-    np.testing.assert_array_equal(sentences.encode(TEXTS), reference.encode(TEXTS, combination=combination))
+    assert_same(sentences.encode(TEXTS), reference.encode(TEXTS, combination=combination))
     assert sentences.get_embedding_dimension() == reference.config.size(combination)
 
 
 @pytest.mark.parametrize("name", ["prompteol", "none", "query", "words-before"])
 def test_prompts_by_name(sentences, reference, name):
-    np.testing.assert_array_equal(sentences.encode(TEXTS, prompt_name=name), reference.encode(TEXTS, prompt_name=name))
+    assert_same(sentences.encode(TEXTS, prompt_name=name), reference.encode(TEXTS, prompt_name=name))
 
 
 @pytest.mark.parametrize(
     ("prompt", "template"), [("", "{text}"), ("About: ", "About: {text}"), ("<{text}>", "<{text}>")]
 )
 def test_prompts_by_text(sentences, reference, prompt, template):
-    np.testing.assert_array_equal(sentences.encode(TEXTS, prompt=prompt), reference.encode(TEXTS, prompt=template))
+    assert_same(sentences.encode(TEXTS, prompt=prompt), reference.encode(TEXTS, prompt=template))
 
 
 def test_queries_and_documents(sentences, reference):
-    np.testing.assert_array_equal(sentences.encode_query(TEXTS), reference.encode(TEXTS, prompt_name="query"))
-    np.testing.assert_array_equal(sentences.encode_document(TEXTS), reference.encode(TEXTS))
+    assert_same(sentences.encode_query(TEXTS), reference.encode(TEXTS, prompt_name="query"))
+    assert_same(sentences.encode_document(TEXTS), reference.encode(TEXTS))
 
 
 def test_similarity(sentences, reference):
@@ -73,7 +73,7 @@ def test_similarity(sentences, reference):
 def test_a_long_text_loses_its_end_and_the_prompt_nothing(sentences, reference):
     sentences.max_seq_length = reference.config.max_length = 24
     assert sentences.max_seq_length == 24
-    np.testing.assert_array_equal(sentences.encode([LONG, "short"]), reference.encode([LONG, "short"]))
+    assert_same(sentences.encode([LONG, "short"]), reference.encode([LONG, "short"]))
     ids = sentences.preprocess([LONG], prompt=reference.config.template("prompteol"))["input_ids"][0]
     assert len(ids) <= 24
     assert sentences.tokenizer.decode(ids).endswith('" means in one word:"')
@@ -81,7 +81,7 @@ def test_a_long_text_loses_its_end_and_the_prompt_nothing(sentences, reference):
 
 def test_truncated_dimensions(folder, reference):
     sentences = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu", truncate_dim=64)
-    np.testing.assert_array_equal(sentences.encode(TEXTS), reference.encode(TEXTS)[:, :64])
+    assert_same(sentences.encode(TEXTS), reference.encode(TEXTS)[:, :64])
 
 
 def test_several_processes(folder, reference, tmp_path):
@@ -103,8 +103,8 @@ def test_several_processes(folder, reference, tmp_path):
 def test_what_it_saves_is_a_whole_repository(sentences, reference, tmp_path):
     sentences.save_pretrained(str(tmp_path))
     again = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
-    np.testing.assert_array_equal(again.encode(TEXTS), reference.encode(TEXTS))
-    np.testing.assert_array_equal(MoEEModel.from_pretrained(tmp_path).encode(TEXTS), reference.encode(TEXTS))
+    assert_same(again.encode(TEXTS), reference.encode(TEXTS))
+    assert_same(MoEEModel.from_pretrained(tmp_path).encode(TEXTS), reference.encode(TEXTS))
 
 
 def test_standardized(folder, reference, tmp_path):
@@ -112,7 +112,7 @@ def test_standardized(folder, reference, tmp_path):
     reference.config.standardize = True
     reference.save_pretrained(tmp_path)
     sentences = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
-    np.testing.assert_array_equal(sentences.encode(TEXTS), reference.encode(TEXTS))
+    assert_same(sentences.encode(TEXTS), reference.encode(TEXTS))
 
 
 def test_an_empty_text(sentences):
