@@ -152,7 +152,7 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     output = check_new_folder(arguments.output)
-    fit = None if arguments.fit_alpha is None else alpha_fitter(arguments.fit_alpha)
+    fit = None if arguments.fit_alpha is None else alpha_fitter(arguments)
     model = load_model(arguments)
     number, first = 0, []
 
@@ -166,7 +166,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 
     model.calibrate(stream(), batch_size=arguments.batch_size, **prompt_options(arguments.prompt))
     if fit is not None:
-        model.config.alpha = fit(model, arguments.prompt, first)
+        model.config.alpha = fit(model, first)
         print(f"alpha: {model.config.alpha:g}", file=sys.stderr)
     (model.save_reference if arguments.reference else model.save_pretrained)(output)
     print(f"calibrated on {number} texts: {output}", file=sys.stderr)

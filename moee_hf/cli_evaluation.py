@@ -74,19 +74,20 @@ def add_evaluation_commands(commands: Any) -> None:
     complementarity.set_defaults(run=_complementarity)
 
 
-def alpha_fitter(dev: str) -> Callable[[MoEEModel, str | None, list[str]], float]:
-    """Return what chooses alpha for a model, a prompt and texts: on a development set, read now, or on the texts.
+def alpha_fitter(arguments: argparse.Namespace) -> Callable[[MoEEModel, list[str]], float]:
+    """Return what chooses alpha for a model and texts: on a development set, read now, or on the texts.
 
     Raises:
         ImportError: If mteb is not installed.
-        ValueError: If `dev` is neither empty nor a development set.
+        ValueError: If `--fit-alpha` names a file that is no development set.
     """
     from .evaluation import MoEEEncoder
     from .evaluation.alpha import choose_alpha, random_pairs, read_development_set
 
-    pairs = read_development_set(dev) if dev else None
-    return lambda model, prompt, texts: choose_alpha(
-        MoEEEncoder(model, prompt=prompt), *(random_pairs(texts) if pairs is None else pairs)
+    options = {"prompt": arguments.prompt, "batch_size": arguments.batch_size}
+    pairs = read_development_set(arguments.fit_alpha) if arguments.fit_alpha else None
+    return lambda model, texts: choose_alpha(
+        MoEEEncoder(model, **options), *(random_pairs(texts) if pairs is None else pairs)
     )
 
 
@@ -174,10 +175,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_paper(arguments: argparse.Namespace) -> None:
-    from .evaluation import encoders, get_tasks
-    from .evaluation.features import Features
+    from .evaluation import Features, encoders
     from .evaluation.paper import NOTE, PROMPTS, paper_table, read_paper
     from .evaluation.released_code import released_encoders
+    from .evaluation.tasks import names_there
 
     paper = read_paper(arguments.paper)
     for flag in ("prompt", "pooling", "hidden_layer", "combination", "calibrate", "control"):
@@ -186,13 +187,9 @@ def _evaluate_paper(arguments: argparse.Namespace) -> None:
     if other := [task for task in arguments.tasks or [] if task not in paper.types]:
         raise ValueError(f"--tasks: expected tasks of the paper ({', '.join(paper.types)}); got {other[0]!r}.")
     if arguments.tasks is None:
-        # of a folder those that are there, in the version that the paper used; the others stay blank
-        versions = {"SummEvalSummarization.v2": "SummEval"}
-        there = set(paper.types)
-        if arguments.data is not None:
-            names = [task.metadata.name for task in get_tasks(None, arguments.data)]
-            there = {versions.get(name, name) for name in names}
-        arguments.tasks = [task for task in paper.types if task in there]
+        # of a folder those that are there; the others stay blank
+        names = list(paper.types)
+        arguments.tasks = names if arguments.data is None else names_there(arguments.data, names)
     tasks, output = _tasks(arguments), Path(arguments.output)
     arguments.model = arguments.model or paper.model
     model = load_model(arguments)

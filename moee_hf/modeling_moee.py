@@ -23,7 +23,7 @@ from .functional_moee import check_alpha, combine, pad_right, similarity, simila
 from .loading_moee import MoEEPreTrainedModel
 from .prompts_moee import check_template, check_texts, stream_texts, tokenize
 from .routing_moee import Capture, backbone_class, install_hooks, layer_to_read, text_model
-from .statistics_moee import Moments, Statistics
+from .statistics_moee import Moments, Statistics, fitted
 
 logger = logging.get_logger(__name__)
 
@@ -237,14 +237,7 @@ class MoEEModel(MoEEPreTrainedModel):
                     hidden_moments.update(hidden)
                     routing_moments.update(routing)
                     progress.update(len(places))
-        if hidden_moments.count < 2:
-            raise ValueError(f"texts: expected two or more to calibrate on; got {hidden_moments.count}.")
-        self.set_statistics(
-            hidden_mean=hidden_moments.mean,
-            hidden_std=hidden_moments.std,
-            routing_mean=routing_moments.mean,
-            routing_std=routing_moments.std,
-        )
+        self.set_statistics(**fitted(hidden_moments, routing_moments))
         self.config.standardize = True
         self.config.calibration = self.config.choices(template)
 

@@ -40,6 +40,22 @@ class Moments:
         return torch.where(std > 1e-6 * self.mean.abs(), std, 1.0)
 
 
+def fitted(hidden: Moments, routing: Moments) -> dict[str, torch.Tensor]:
+    """Return the statistics of a corpus from the moments of its HS and RW, for `Statistics.store`.
+
+    Raises:
+        ValueError: If there are fewer than two texts.
+    """
+    if hidden.count < 2:
+        raise ValueError(f"texts: expected two or more to calibrate on; got {hidden.count}.")
+    return {
+        "hidden_mean": hidden.mean,
+        "hidden_std": hidden.std,
+        "routing_mean": routing.mean,
+        "routing_std": routing.std,
+    }
+
+
 class Statistics(nn.Module):
     """Mean and standard deviation of HS, and of the weights of every router, over a corpus; none until `store`.
 

@@ -542,3 +542,8 @@ def test_two_classes_of_three_are_evaluated(model, tmp_path):
         (tmp_path / "classification" / f"a.{part}.jsonl").write_text(text)
     (score,) = evaluate(encoders(model), local_tasks(tmp_path), tmp_path / "out")
     assert 0 < score.value <= 100
+
+
+def test_corpus_of_one_text_is_none(model):
+    with pytest.raises(ValueError, match="texts: expected two or more to calibrate on; got 1"):
+        MoEEEncoder(model, corpus=Corpus(["One text."])).embed(TEXTS)

@@ -22,9 +22,9 @@ from ..files import sha256
 from ..info import ModelInfo, dtype_name, model_info
 from ..loading_moee import CHOICES
 from ..modeling_moee import MoEEModel
-from ..prompts_moee import PROMPTS, TEXT, check_template
+from ..prompts_moee import PROMPTS, TEXT
 from ..routing_moee import layer_to_read
-from ..statistics_moee import Moments, Statistics
+from ..statistics_moee import Moments, Statistics, fitted
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +54,9 @@ class Features:
         **fields: Any,
     ):
         self.model = _reconfigured(model, {name: value for name, value in fields.items() if value is not None})
-        config = self.model.config
-        if prompt is not None and TEXT in prompt:
-            check_template("prompt", prompt)
-            self.template = prompt
-        else:
-            self.template = config.template(config.default_prompt_name if prompt is None else prompt)
-        names = {template: name for name, template in (PROMPTS | (config.prompts or {})).items()}
+        by_name = prompt is None or TEXT not in prompt
+        self.template = self.model._template(prompt if by_name else None, None if by_name else prompt)
+        names = {template: name for name, template in (PROMPTS | (self.model.config.prompts or {})).items()}
         self.prompt = names.get(self.template, self.template)
         self.random = random
         self._batch_size, self._store = batch_size, store
@@ -100,7 +96,7 @@ class Features:
             for moments, values in zip((h, r), self(corpus.texts), strict=True):
                 moments.update(values)
             statistics = Statistics(hidden.shape[1], routing.shape[1:])
-            statistics.store(hidden_mean=h.mean, hidden_std=h.std, routing_mean=r.mean, routing_std=r.std)
+            statistics.store(**fitted(h, r))
             self._statistics[corpus.digest] = statistics
         return self._statistics[corpus.digest](hidden, routing, list(range(len(rows))))
 
@@ -112,7 +108,7 @@ class Features:
         """Forget the texts and their features; the memory is free again."""
         self._rows = None
 
-    @property
+    @cached_property
     def choices(self) -> dict[str, Any]:
         """Every choice that HS and RW depend on besides the model's weights."""
         model, config = self.model, self.model.config
@@ -153,7 +149,7 @@ class Features:
         name = f"moee_hf/{EMBEDDED}" if source == resolve_source(EMBEDDED) else f"local/{path.resolve().name}"
         return name, _digest_of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
-    @property
+    @cached_property
     def _folder(self) -> Path | None:
         if self._store is None:
             return None

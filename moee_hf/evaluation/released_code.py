@@ -3,10 +3,9 @@
 https://github.com/tianyi-lab/MoE-Embedding, `moee.py` and its edited mteb. A text's vector depends on its neighbours
 here: each batch, in the order of the data set as the installed mteb hands it over, is standardized by itself. Features
 are checked against what that code's models computed (`tests/golden`), the arithmetic after them against its formulas.
-Not reproduced: 4-bit weights (load the
-model quantized for that), the instruction that its command line puts before a text unless `--no_instruction` is given,
-and the averaged cluster and class numbers that its "sum" has in clustering and classification, which mean nothing:
-both are computed on the plain vectors.
+Not reproduced: 4-bit weights (load the model quantized for that), the instruction that its command line puts before a
+text unless `--no_instruction` is given, and the averaged cluster and class numbers that its "sum" has in clustering
+and classification, which mean nothing: both are computed on the plain vectors.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class ReleasedCodeEncoder(MoEEEncoder):
     """The released code as an encoder of mteb; `standardize` is that of `embed_batch`, and alike for all but `"sum"`.
 
     Args:
-        features: Those of `encoders`.
+        features: Those of `released_encoders`.
         kwargs: Those of `MoEEEncoder`.
     """
 

@@ -16,13 +16,11 @@ class Table:
     Args:
         header: Names of the columns.
         rows: One cell a column.
-        digits: Digits of a number after the point.
     """
 
-    def __init__(self, header: Sequence[str], rows: Iterable[Sequence[Cell]], digits: int = 2):
+    def __init__(self, header: Sequence[str], rows: Iterable[Sequence[Cell]]):
         self.header = list(header)
         self.rows = [list(row) for row in rows]
-        self.digits = digits
 
     def text(self) -> str:
         """Return the table for a terminal, in columns."""
@@ -56,6 +54,6 @@ class Table:
 
     def _cells(self) -> list[list[str]]:
         def cell(value: Cell) -> str:
-            return "" if value is None else value if isinstance(value, str) else f"{value:.{self.digits}f}"
+            return "" if value is None else value if isinstance(value, str) else f"{value:.2f}"
 
         return [self.header, *([cell(value) for value in row] for row in self.rows)]

@@ -90,6 +90,32 @@ def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | No
         ValueError: If a file is not as above, or a name stands for no file.
         OSError: If the folder cannot be read.
     """
+    found = _files(folder)
+    chosen: list[tuple[str, str | None]] = [(key, None) for key in found]
+    if names is not None:
+        chosen = [_find(name, found, folder) for name in names]
+    tasks: dict[str, AbsTask] = {}
+    for key, name in dict.fromkeys(chosen):
+        kind, stem = key.split("/")
+        task = _load(_task(kind, stem, name), kind, found[key], split)
+        if tasks.setdefault(task.metadata.name, task) is not task and name is None:
+            raise ValueError(f"{folder}: expected one file for {task.metadata.name}; got two. Rename one.")
+    return list(tasks.values())
+
+
+def names_there(folder: str, names: Iterable[str]) -> list[str]:
+    """Return those of mteb's tasks of these names that `local_tasks` finds files for.
+
+    Raises:
+        ValueError: If there is no file of a task in the folder.
+        OSError: If the folder cannot be read.
+    """
+    found = _files(folder)
+    return [name for name in names if any(_is_named(key, name) for key in found)]
+
+
+def _files(folder: str) -> dict[str, dict[str, Path]]:
+    """The files of a folder, by `KIND/NAME` and by split."""
     root = Path(folder)
     if not root.is_dir():
         raise NotADirectoryError(f"{folder}: expected a folder with {', '.join(_KINDS)} in it; there is none.")
@@ -103,16 +129,7 @@ def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | No
                 raise ValueError(f"{path}: expected NAME.SPLIT.jsonl, one of each; there is another, or no name.")
     if not found:
         raise ValueError(f"{folder}: expected files such as sts/NAME.test.jsonl.gz; got none.")
-    chosen: list[tuple[str, str | None]] = [(key, None) for key in found]
-    if names is not None:
-        chosen = [_find(name, found, folder) for name in names]
-    tasks: dict[str, AbsTask] = {}
-    for key, name in dict.fromkeys(chosen):
-        kind, stem = key.split("/")
-        task = _load(_task(kind, stem, name), kind, found[key], split)
-        if tasks.setdefault(task.metadata.name, task) is not task and name is None:
-            raise ValueError(f"{folder}: expected one file for {task.metadata.name}; got two. Rename one.")
-    return list(tasks.values())
+    return found
 
 
 def _find(name: str, found: Iterable[str], folder: str) -> tuple[str, str | None]:
@@ -123,10 +140,15 @@ def _find(name: str, found: Iterable[str], folder: str) -> tuple[str, str | None
     if own:
         raise ValueError(f"--tasks: expected one of {', '.join(own)}; got {name!r}, which may be each.")
     for key in found:
-        kind, stem = key.split("/")
-        if _plain(name) in _names_in_mteb(kind, stem, ("", "v2")):
+        if _is_named(key, name):
             return key, name
     raise ValueError(f"--tasks: expected tasks with a file in {folder} ({', '.join(found)}); got {name!r}.")
+
+
+def _is_named(key: str, name: str) -> bool:
+    """Whether a task of mteb's, in either version, has the name of a file."""
+    kind, stem = key.split("/")
+    return _plain(name) in _names_in_mteb(kind, stem, ("", "v2"))
 
 
 def _names_in_mteb(kind: str, stem: str, versions: Sequence[str] = ("",)) -> list[str]:
