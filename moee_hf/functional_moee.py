@@ -48,7 +48,7 @@ def pad_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torc
     return [tensor[rows, order] for tensor in tensors]
 
 
-def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str, num_before: int = 0) -> torch.Tensor:
     """Reduce the values of a text's tokens to one vector, chosen by the mask whatever the padding side.
 
     Args:
@@ -56,6 +56,7 @@ def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
         attention_mask: 1 for a token, 0 for padding, of shape `(batch_size, sequence_length)`.
         pooling: `"lasttoken"` (the paper's, section 3.1), `"mean"`, or `"weightedmean"`: the mean with weights
             1, 2, 3, ... along the tokens (SGPT, arXiv 2202.08904, equation 3).
+        num_before: Tokens of the text before these, from which the weights go on.
 
     Returns:
         Float32 tensor of shape `(batch_size, size)`.
@@ -64,14 +65,29 @@ def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
         ValueError: If `pooling` is none of these.
     """
     check_choice("pooling", pooling, POOLINGS)
-    mask = attention_mask.to(values.device)
-    position = mask.cumsum(dim=1) * mask  # [B, T] 1 for a text's first token, 2 for its second, 0 for padding
     if pooling == "lasttoken":
-        rows = torch.arange(len(values), device=values.device)
-        return values[rows, position.argmax(dim=1)].float()  # [B, size]
-    weights = (mask if pooling == "mean" else position).float()
+        return last_token(values, attention_mask).float()
+    weights = token_weights(attention_mask.to(values.device), pooling, num_before)
     weights = weights / weights.sum(dim=1, keepdim=True)
     return (weights[..., None] * values.float()).sum(dim=1)  # [B, size]; autocast leaves it in float32
+
+
+def last_token(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the values of each text's last token, of shape `(batch_size, size)`; arguments are those of `pool`."""
+    mask = attention_mask.to(values.device)
+    rows = torch.arange(len(values), device=values.device)
+    return values[rows, (mask.cumsum(dim=1) * mask).argmax(dim=1)]
+
+
+def token_weights(attention_mask: torch.Tensor, pooling: str, num_before: int = 0) -> torch.Tensor:
+    """Return the weight of each token in a mean, not yet divided by their sum; arguments are those of `pool`.
+
+    Returns:
+        Float32 tensor of shape `(batch_size, sequence_length)`, 0 for padding.
+    """
+    if pooling == "mean":
+        return attention_mask.float()
+    return ((attention_mask.cumsum(dim=1) + num_before) * attention_mask).float()
 
 
 def route(router_logits: torch.Tensor, activation: str) -> torch.Tensor:
@@ -97,15 +113,17 @@ def standardize(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> 
     return (values - mean.to(values)) / std.to(values)
 
 
-def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha: float) -> torch.Tensor:
+def combine(
+    hidden: torch.Tensor | None, routing: torch.Tensor | None, combination: str, alpha: float
+) -> torch.Tensor:
     """Combine the hidden state (HS) and the routing weights (RW) of each text into its embedding (section 3.3).
 
     `"concat"` is `[h ; r]`. `"sum"` is `[h/|h| ; sqrt(alpha) r/|r|]`, whose cosine is the paper's weighted sum of
     similarities, `(cos(h1, h2) + alpha cos(r1, r2)) / (1 + alpha)`, exactly: one vector for any vector index.
 
     Args:
-        hidden: HS, of shape `(batch_size, hidden_size)`.
-        routing: RW, of shape `(batch_size, num_moe_layers, num_experts)`.
+        hidden: HS, of shape `(batch_size, hidden_size)`; `"rw"` does not read it.
+        routing: RW, of shape `(batch_size, num_moe_layers, num_experts)`; `"hs"` does not read it.
         combination: `"hs"`, `"rw"`, `"concat"` or `"sum"`.
         alpha: Weight of RW in `"sum"`, >= 0; the other combinations do not read it.
 
@@ -117,9 +135,9 @@ def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha
     """
     check_choice("combination", combination, COMBINATIONS)
     check_alpha("alpha", alpha)
-    routing = routing.flatten(1)  # [B, L * E]
     if combination == "hs":
         return hidden
+    routing = routing.flatten(1)  # [B, L * E]
     if combination == "rw":
         return routing
     if combination == "sum":

@@ -13,6 +13,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import PushToHubMixin
 
 from .configuration_moee import MoEEConfig, resolve_config, resolve_source
+from .experts_moee import use_fast_experts
 from .hub_moee import resolve_commit
 from .prompts_moee import load_tokenizer
 from .repository_moee import read_statistics, write_repository
@@ -83,6 +84,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
             setattr(config, name, value)
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
         backbone, info, origin = load_backbone(source, config, **kwargs)
+        if kwargs.get("experts_implementation") is None:
+            use_fast_experts(backbone)
         config.name_or_path = source
         model = cls(config, backbone).eval()
         if config.calibrated:

@@ -5,24 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
+from .batching_moee import windows
+from .capture_moee import install_hooks
 from .configuration_moee import MoEEConfig
 from .functional_moee import check_alpha, combine, pad_right, similarity, similarity_pairwise
 from .loading_moee import MoEEPreTrainedModel
-from .prompts_moee import check_template, check_texts, stream_texts, tokenize
-from .routing_moee import Capture, backbone_class, install_hooks, layer_to_read, text_model
+from .prompts_moee import check_template, check_texts, stream_texts
+from .reading_moee import input_device, pad, read_texts, read_tokens, token_ids
+from .routing_moee import backbone_class, layer_to_read
 from .statistics_moee import Moments, Statistics, fitted
 
 logger = logging.get_logger(__name__)
@@ -102,13 +103,10 @@ class MoEEModel(MoEEPreTrainedModel):
         Raises:
             ValueError: If a text has no token, shapes do not fit, or statistics are asked for that are not there.
         """
-        config = self.config
-        hidden, routing = self._read(rows := config.router_rows, input_ids, attention_mask, inputs_embeds)
-        standardize = config.standardize if standardize is None else standardize
-        h, r = self.statistics(hidden, routing, rows) if standardize else (hidden, routing)
-        combination = config.combination if combination is None else combination
-        alpha = config.alpha if alpha is None else alpha
-        embeddings = combine(h, r, combination, alpha)  # [B, N]
+        inputs = self._right_padded(input_ids, attention_mask, inputs_embeds)
+        captured = read_tokens(self, **inputs, rows=self.config.router_rows)
+        hidden, routing = captured.hidden, captured.routing_weights()
+        embeddings = self._combine(hidden, routing, combination, alpha, standardize)  # [B, N]
         return MoEEModelOutput(embeddings=embeddings, pooled_hidden_state=hidden, router_weights=routing)
 
     def encode(
@@ -116,7 +114,7 @@ class MoEEModel(MoEEPreTrainedModel):
         texts: str | Iterable[str],
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         normalize_embeddings: bool = False,
         convert_to_numpy: bool = True,
@@ -131,7 +129,7 @@ class MoEEModel(MoEEPreTrainedModel):
             texts: One text, or several.
             prompt_name: Name of a prompt of the configuration. None: its `default_prompt_name`.
             prompt: A template with `{text}` once, in place of a prompt by name.
-            batch_size: Texts per forward pass.
+            batch_size: The most texts per forward pass. None: as many as the device is fast with.
             show_progress_bar: None: on a terminal, once the work has taken some seconds.
             normalize_embeddings: Whether embeddings have length 1.
             convert_to_numpy: Whether to return an array. False: a list of tensors.
@@ -148,36 +146,85 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If a text is empty, the prompt is unknown or leaves no room for text, or an embedding is not
                 finite.
         """
-        config = self.config
         one, texts = isinstance(texts, str), check_texts(texts)
-        size = config.size(config.combination if combination is None else combination)
-        check_alpha("alpha", config.alpha if alpha is None else alpha)
+        parts = self.encode_stream(
+            texts,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            normalize_embeddings=normalize_embeddings,
+            combination=combination,
+            alpha=alpha,
+            standardize=standardize,
+        )
+        size = self.config.size(self.config.combination if combination is None else combination)
+        embeddings = np.concatenate([np.empty((0, size), np.float32), *parts])
+        result = embeddings[0] if one else embeddings
+        if convert_to_tensor:
+            return torch.from_numpy(result).to(input_device(self))
+        if convert_to_numpy:
+            return result
+        return torch.from_numpy(result) if one else list(torch.from_numpy(result))
+
+    def encode_stream(
+        self,
+        texts: Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        normalize_embeddings: bool = False,
+        combination: str | None = None,
+        alpha: float | None = None,
+        standardize: bool | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Embed any number of texts as they come, in flat memory; arguments and errors are those of `encode`.
+
+        Returns:
+            An iterator over float32 arrays of shape `(n, embedding_size)`, each of the next n texts, some thousands.
+        """
+        config = self.config
         _check_batch_size(batch_size)
+        combination = config.combination if combination is None else combination
+        size, read_hidden = config.size(combination), combination != "rw"
+        rows = [] if combination == "hs" else config.router_rows
+        check_alpha("alpha", config.alpha if alpha is None else alpha)
         template = self._template(prompt_name, prompt)
         if config.standardize if standardize is None else standardize:
             self.check_calibration(template)
-        ids = self._token_ids(texts, template)
-        progress = _progress(show_progress_bar, "Embedding", len(texts))
-        order: list[int] = []
-        batches = [torch.empty(0, size, dtype=torch.float32)]
-        with torch.inference_mode(), progress:
-            for places, batch in self._batches(ids, batch_size):
-                vectors = self(**batch, combination=combination, alpha=alpha, standardize=standardize).embeddings
-                vectors = F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
-                batches.append(vectors if convert_to_tensor else vectors.cpu())
-                order += places
-                progress.update(len(places))
-        # back in the order given; outside inference_mode, so that the result is an ordinary tensor
-        embeddings = torch.cat([part.to(batches[-1].device) for part in batches])[np.argsort(order)]
-        if len(bad := (~embeddings.isfinite().all(dim=1)).nonzero()):
-            raise ValueError(
-                f"texts[{bad[0].item()}]: expected finite numbers; got nan or infinity. The weights or the statistics "
-                f"hold some, or {self.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16."
-            )
-        result = embeddings.numpy() if convert_to_numpy and not convert_to_tensor else embeddings
-        if one:
-            return result[0]
-        return result if convert_to_numpy or convert_to_tensor else list(result)
+
+        def embed(window: list[str], first: int) -> np.ndarray:
+            # equal texts are read once
+            numbers = {text: number for number, text in reversed([*enumerate(window, first)])}
+            places = {text: place for place, text in enumerate(numbers)}
+            embeddings = np.empty((len(places), size), np.float32)
+            for batch, captured in read_texts(
+                self, [*places], template, rows, read_hidden, batch_size, [*numbers.values()]
+            ):
+                hidden, routing = captured.hidden, captured.routing_weights()
+                vectors = self._combine(hidden, routing, combination, alpha, standardize)
+                embeddings[batch] = (F.normalize(vectors, dim=-1) if normalize_embeddings else vectors).cpu()
+                progress.update(len(batch))
+            if len(bad := (~np.isfinite(embeddings).all(axis=1)).nonzero()[0]):
+                raise ValueError(
+                    f"texts[{[*numbers.values()][bad[0]]}]: expected finite numbers; got nan or infinity. The weights or the "
+                    f"statistics hold some, or {self.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16."
+                )
+            progress.update(len(window) - len(places))
+            return embeddings[[places[text] for text in window]]
+
+        def stream() -> Iterator[np.ndarray]:
+            first = 0
+            with progress:
+                for window in windows(stream_texts(texts)):
+                    with torch.inference_mode():
+                        embeddings = embed(window, first)
+                    yield embeddings
+                    first += len(window)
+
+        progress = _progress(show_progress_bar, "Embedding", len(texts) if isinstance(texts, Sized) else None)
+        return stream()
 
     def tokenize(
         self, texts: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None
@@ -187,7 +234,7 @@ class MoEEModel(MoEEPreTrainedModel):
         Returns:
             `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the CPU.
         """
-        return _pad(self._token_ids(check_texts(texts), self._template(prompt_name, prompt)))
+        return pad(token_ids(self, check_texts(texts), self._template(prompt_name, prompt)))
 
     @property
     def max_length(self) -> int:
@@ -205,7 +252,7 @@ class MoEEModel(MoEEPreTrainedModel):
         texts: Iterable[str],
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> None:
         """Fit mean and standard deviation of HS and RW on a corpus, store them, and standardize with them from now on.
@@ -218,7 +265,7 @@ class MoEEModel(MoEEPreTrainedModel):
             texts: General text of the kind to be embedded, some thousands; never the texts of a test.
             prompt_name: As in `encode`, here and below.
             prompt: A template with `{text}` once.
-            batch_size: Texts per forward pass; the statistics do not depend on it beyond the rounding of float32.
+            batch_size: As in `encode`; the statistics do not depend on it beyond the rounding of float32.
             show_progress_bar: None: on a terminal, once the work has taken some seconds.
 
         Raises:
@@ -228,15 +275,14 @@ class MoEEModel(MoEEPreTrainedModel):
         _check_batch_size(batch_size)
         template = self._template(prompt_name, prompt)
         rows = list(range(self.config.router_shape[0]))
-        hidden_moments, routing_moments = Moments(), Moments()
-        stream = stream_texts(texts)
+        hidden_moments, routing_moments, first = Moments(), Moments(), 0
         with torch.inference_mode(), _progress(show_progress_bar, "Calibrating", None) as progress:
-            while window := list(islice(stream, 1024)):
-                for places, batch in self._batches(self._token_ids(window, template), batch_size):
-                    hidden, routing = self._read(rows, **batch)
-                    hidden_moments.update(hidden)
-                    routing_moments.update(routing)
-                    progress.update(len(places))
+            for window in windows(stream_texts(texts)):
+                numbers = range(first, first := first + len(window))
+                for batch, captured in read_texts(self, window, template, rows, True, batch_size, numbers):
+                    hidden_moments.update(captured.hidden)
+                    routing_moments.update(captured.routing_weights())
+                    progress.update(len(batch))
         self.set_statistics(**fitted(hidden_moments, routing_moments))
         self.config.standardize = True
         self.config.calibration = self.config.choices(template)
@@ -263,35 +309,23 @@ class MoEEModel(MoEEPreTrainedModel):
                 f"with {now}. Calibrate anew, or pass standardize=False."
             )
 
-    def _read(
+    def _combine(
         self,
-        rows: list[int],
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, mask = self._right_padded(input_ids, attention_mask, inputs_embeds)
-        config, layer = self.config, layer_to_read(self.config.hidden_layer, self.num_layers)
-        with Capture(mask, config.pooling, config.router_activation, rows, layer) as captured:
-            output = text_model(self.model)(**inputs, attention_mask=mask, use_cache=False)
-        hidden = captured.hidden_state(output.last_hidden_state)  # [B, D]
-        return hidden, captured.routing_weights(hidden.device)  # [B, L, E]
-
-    def _batches(self, ids: list[list[int]], batch_size: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Texts of similar length together, the longest first: their places, and their tokens where they are read."""
-        self.eval()
-        embedding = self.get_input_embeddings()
-        # where accelerate runs an embedding that it offloads, else where the embedding is
-        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-        device = embedding.weight.device if device is None else device
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            yield places, {name: values.to(device) for name, values in _pad([ids[i] for i in places]).items()}
+        hidden: torch.Tensor,
+        routing: torch.Tensor,
+        combination: str | None,
+        alpha: float | None,
+        standardize: bool | None,
+    ) -> torch.Tensor:
+        config = self.config
+        if config.standardize if standardize is None else standardize:
+            hidden, routing = self.statistics(hidden, routing, config.router_rows)
+        combination = config.combination if combination is None else combination
+        return combine(hidden, routing, combination, config.alpha if alpha is None else alpha)
 
     def _right_padded(
         self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         values = input_ids if inputs_embeds is None else inputs_embeds
         if values is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("MoEEModel: expected either input_ids or inputs_embeds; got both or neither.")
@@ -310,7 +344,7 @@ class MoEEModel(MoEEPreTrainedModel):
                 f"attention_mask: expected at least one token in every text; got none in text {without[0].item()}."
             )
         values, mask = pad_right(mask, values, mask)
-        return {name: values}, mask
+        return {name: values, "attention_mask": mask}
 
     def _template(self, prompt_name: str | None, prompt: str | None) -> str:
         if prompt is None:
@@ -318,24 +352,9 @@ class MoEEModel(MoEEPreTrainedModel):
         check_template("prompt", prompt)
         return prompt
 
-    def _token_ids(self, texts: list[str], template: str) -> list[list[int]]:
-        max_length = self.max_length
-        ids, num_cut = tokenize(self.tokenizer, texts, template, max_length)
-        vocabulary = len(self.get_input_embeddings().weight)
-        if unknown := [i for i, row in enumerate(ids) if max(row) >= vocabulary]:
-            raise ValueError(
-                f"texts[{unknown[0]}]: expected token ids below {vocabulary}, the rows of the model's embedding; got "
-                f"{max(ids[unknown[0]])}. Use the tokenizer that the backbone was trained with."
-            )
-        if num_cut:
-            logger.warning(
-                f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens."
-            )
-        return ids
-
 
 def _check_batch_size(batch_size: object) -> None:
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
 
 
@@ -343,13 +362,3 @@ def _progress(show: bool | None, what: str, total: int | None) -> Any:
     return logging.tqdm(
         total=total, desc=what, unit="text", disable=None if show is None else not show, delay=5 if show is None else 0
     )
-
-
-def _pad(ids: list[list[int]]) -> dict[str, torch.Tensor]:
-    # any id will do for padding, which is masked
-    rows = [torch.tensor(row) for row in ids]
-    masks = [torch.ones_like(row) for row in rows]
-    return {
-        "input_ids": pad_sequence(rows, batch_first=True),
-        "attention_mask": pad_sequence(masks, batch_first=True),
-    }

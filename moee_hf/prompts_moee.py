@@ -93,7 +93,7 @@ def _check_unicode(name: str, text: str) -> None:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], template: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], template: str, max_length: int, numbers: Sequence[int]
 ) -> tuple[list[list[int]], int]:
     """Tokenise each text inside the template; a text too long loses its end, the template nothing.
 
@@ -105,6 +105,7 @@ def tokenize(
         texts: The texts.
         template: A string with `{text}` exactly once.
         max_length: The most tokens that a filled template may have, special tokens included.
+        numbers: Numbers of the texts, for errors.
 
     Returns:
         The token ids of each text, and how many texts were cut.
@@ -121,7 +122,7 @@ def tokenize(
     ids = token_ids(texts) if texts else []
     if without := [i for i, text_ids in enumerate(ids) if not text_ids]:
         raise ValueError(
-            f"texts[{without[0]}]: expected a text with tokens; the tokenizer finds none in {texts[without[0]]!r}."
+            f"texts[{numbers[without[0]]}]: expected a text with tokens; the tokenizer finds none in {texts[without[0]]!r}."
         )
     too_long = [i for i, text_ids in enumerate(ids) if len(text_ids) > max_length]
     for i in too_long:

@@ -1,24 +1,18 @@
-"""Reading the routers of any MoE backbone: the generic path, and the short table of quirks.
+"""Finding the routers and layers of any MoE backbone: the generic path, and the short table of quirks.
 
-transformers declares, for every MoE architecture, the class of its router modules and where their logits stand in the
-output. Hooks of our own on these modules reduce the logits of each layer to one vector per text while the forward pass
-runs. transformers' recorder would keep the logits of every token of every layer until its end, is dropped by wrappers
-around a text model, and leaves a model that cannot be pickled.
+transformers declares, for every MoE architecture, the classes of its layers and of its router modules, and where the
+logits stand in a router's output.
 """
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_deepseek import DeepseekConfig
-from .functional_moee import pool, route
 from .modeling_deepseek import DeepseekModel
 
 
@@ -36,6 +30,7 @@ class RouterQuirk:
         probabilities: Whether the output is softmaxed already.
         width: Attribute of the router that counts its outputs, where the rows of its last matrix do not.
         required: Values of its configuration without which the texts of a batch change each other.
+        tokens_apart: Whether what follows the attention of a layer computes each token by itself.
     """
 
     classes: tuple[str, ...] = ()
@@ -43,6 +38,7 @@ class RouterQuirk:
     probabilities: bool = False
     width: str | None = None
     required: dict[str, object] = field(default_factory=dict)
+    tokens_apart: bool = True
 
 
 # by model_type of the text model
@@ -53,11 +49,17 @@ QUIRKS = {
     "ernie4_5_vl_moe_text": RouterQuirk(width="num_experts"),
     "gemma4_text": RouterQuirk(probabilities=True),
     # the router's matrix also scores the shared experts, which its output leaves out
-    "inkling_text": RouterQuirk(width="num_experts"),
+    # and a convolution along the text comes after it
+    "inkling_text": RouterQuirk(width="num_experts", tokens_apart=False),
+    "inkling2_text": RouterQuirk(tokens_apart=False),
     # attention is a mixture of experts too, and transformers records its router twice
-    "jetmoe": RouterQuirk(classes=("JetMoeTopKGating",), index=4),
+    "jetmoe": RouterQuirk(classes=("JetMoeTopKGating",), index=4, tokens_apart=False),
     # with less, the texts of a batch compete for the capacity of the experts
     "nllb-moe": RouterQuirk(required={"moe_eval_capacity_token_fraction": 1.0}),
+    # the layer puts what the experts return into the shape of all tokens
+    "llama4_text": RouterQuirk(tokens_apart=False),
+    # a router goes on from the state that the one before it left for every token
+    "zaya": RouterQuirk(tokens_apart=False),
 }
 
 # by model_type of the backbone
@@ -110,7 +112,7 @@ def find_routers(backbone: PreTrainedModel) -> list[tuple[nn.Module, int]]:
     text = text_model(backbone)
     declared = _recorders(text, "router_logits")
     routers = [(module, recorder.index) for module, recorder in _recorded(text, declared)]
-    if (quirk := _quirk(text)).classes:
+    if (quirk := quirk_of(text)).classes:
         routers = [(m, quirk.index) for m in text.modules() if type(m).__name__ in quirk.classes]
     if not routers:
         model_type = backbone.config.model_type
@@ -127,73 +129,15 @@ def find_routers(backbone: PreTrainedModel) -> list[tuple[nn.Module, int]]:
     return routers
 
 
-@dataclass
-class Capture:
-    """What one forward pass reads from a backbone: the pooled routing weights, and HS below the last layer.
-
-    The hooks of a backbone that runs inside `with Capture(...) as captured:` fill it.
-
-    Args:
-        attention_mask: Mask of the batch, of shape `(batch_size, sequence_length)`.
-        pooling: How the values of a text's tokens become one vector.
-        activation: How router logits become routing weights.
-        rows: The routers to read, counted from 0.
-        layer: The layer whose input is HS; None if HS is the backbone's output.
-    """
-
-    attention_mask: torch.Tensor
-    pooling: str
-    activation: str
-    rows: list[int]
-    layer: int | None
-    routing: dict[int, torch.Tensor] = field(default_factory=dict)
-    hidden: torch.Tensor | None = None
-
-    def __enter__(self) -> Capture:
-        self._token = _active.set(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _active.reset(self._token)
-
-    def pool(self, values: torch.Tensor) -> torch.Tensor:
-        """Reduce the values of the tokens, `[B * T, size]` or `[B, T, size]`, to `[B, size]`."""
-        return pool(values.reshape(*self.attention_mask.shape, -1), self.attention_mask, self.pooling)
-
-    def hidden_state(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
-        """Return HS, of shape `(batch_size, hidden_size)`: what was read, else the backbone's output, pooled."""
-        return self.pool(last_hidden_state) if self.hidden is None else self.hidden
-
-    def routing_weights(self, device: torch.device) -> torch.Tensor:
-        """Return RW, of shape `(batch_size, len(rows), num_experts)`.
-
-        Raises:
-            RuntimeError: If a router did not run.
-        """
-        if silent := [row for row in self.rows if row not in self.routing]:
-            raise RuntimeError(
-                f"MoEEModel: expected every router of the backbone to run; those of the MoE layers {silent} did not. "
-                "Kernels that replace whole MoE layers pass them by: load the model without use_kernels."
-            )
-        return torch.stack([self.routing[row].to(device) for row in self.rows], dim=1)
-
-
-# of the thread or task that runs the forward pass, so that any number may share a model
-_active: ContextVar[Capture | None] = ContextVar("moee_capture", default=None)
-
-
-def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
-    """Hook the routers and the layers of a backbone; the hooks do nothing outside a `Capture`.
-
-    Returns:
-        The number of routers and of experts that each distributes a token over, and the number of layers.
+def router_shape(backbone: PreTrainedModel) -> list[int]:
+    """Return the number of routers, and of the experts that each distributes a token over.
 
     Raises:
-        UnsupportedBackboneError: If the backbone has no routers, or routers over different numbers of experts.
+        UnsupportedBackboneError: If there is no router, they differ in their experts, or the configuration makes the
+            texts of a batch change each other.
     """
-    text = text_model(backbone)
-    quirk = _quirk(text)
-    routers = find_routers(backbone)
+    text, routers = text_model(backbone), find_routers(backbone)
+    quirk = quirk_of(text)
     experts = {getattr(router, quirk.width) if quirk.width else _num_rows(router) for router, _ in routers}
     if len(experts) > 1:
         raise UnsupportedBackboneError(
@@ -207,12 +151,31 @@ def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
                 f"the texts of a batch change each other's embeddings; got {found}. Set it in the backbone's "
                 "configuration, and pass that as config=."
             )
-    layers = [layer for layer, _ in _recorded(text, _recorders(text, "hidden_states"))]
-    for row, (router, index) in enumerate(routers):
-        router.register_forward_hook(RouterHook(row, index, quirk.probabilities))
-    for index, layer in enumerate(layers):
-        layer.register_forward_pre_hook(LayerHook(index), with_kwargs=True)
-    return [len(routers), experts.pop()], len(layers)
+    return [len(routers), experts.pop()]
+
+
+def find_layers(text: PreTrainedModel) -> list[nn.Module]:
+    """Return the layers of a text model, the first one first."""
+    return [layer for layer, _ in _recorded(text, _recorders(text, "hidden_states"))]
+
+
+def prunable_modules(backbone: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules of the last layer that need only compute the tokens whose output is read.
+
+    They are the output projection of its attention, and the block that holds its last router. What they return is added
+    to a sum over all tokens, which broadcasts one token to the others: theirs is wrong then, and read by nobody.
+
+    Returns:
+        None, one or two modules; none where the last layer has no router, or mixes tokens after its attention.
+    """
+    text, (router, _) = text_model(backbone), find_routers(backbone)[-1]
+    last = find_layers(text)[-1]
+    blocks = [child for child in last.children() if router in set(child.modules())]
+    # of an encoder-decoder the other half reads all tokens
+    if not blocks or blocks[-1] is router or backbone.config.is_encoder_decoder or not quirk_of(text).tokens_apart:
+        return []
+    attentions = [m for m, _ in _recorded(last, _recorders(text, "attentions")) if m is not blocks[-1]]
+    return [m.o_proj for m in attentions[-1:] if isinstance(getattr(m, "o_proj", None), nn.Linear)] + blocks[-1:]
 
 
 def layer_to_read(hidden_layer: int, num_layers: int) -> int | None:
@@ -230,49 +193,8 @@ def layer_to_read(hidden_layer: int, num_layers: int) -> int | None:
     return None if layer == num_layers else layer
 
 
-@dataclass(frozen=True)
-class RouterHook:
-    """Forward hook of one router: pools the routing weights of each text."""
-
-    row: int
-    index: int
-    probabilities: bool
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        capture = _active.get()
-        if capture is None or self.row not in capture.rows:
-            return
-        values = output[self.index] if isinstance(output, tuple) else output
-        if not self.probabilities:
-            values = route(values, capture.activation)
-        elif capture.activation != "softmax":
-            raise ValueError(
-                "MoEEConfig.router_activation: expected 'softmax', as the routers of this backbone hand out "
-                f"probabilities alone; got {capture.activation!r}."
-            )
-        capture.routing[self.row] = capture.pool(values)
-
-
-@dataclass(frozen=True)
-class LayerHook:
-    """Forward pre-hook of one layer: pools its input, which is the hidden state of this number."""
-
-    index: int
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        capture = _active.get()
-        if capture is None or capture.layer != self.index:
-            return
-        hidden = args[0] if args else kwargs["hidden_states"]  # [B, T, D]
-        if hidden.ndim != 3:
-            raise ValueError(
-                f"MoEEConfig.hidden_layer: expected one hidden state per token; between its layers this backbone has "
-                f"{hidden.shape[2]} of them (shape {tuple(hidden.shape)}). Use hidden_layer=-1."
-            )
-        capture.hidden = capture.pool(hidden)
-
-
-def _quirk(text: PreTrainedModel) -> RouterQuirk:
+def quirk_of(text: PreTrainedModel) -> RouterQuirk:
+    """Return what is special about a text model."""
     return QUIRKS.get(text.config.model_type, RouterQuirk())
 
 
@@ -282,12 +204,12 @@ def _recorders(text: PreTrainedModel, key: str) -> list[OutputRecorder]:
     return [spec if isinstance(spec, OutputRecorder) else OutputRecorder(spec) for spec in declared]
 
 
-def _recorded(text: PreTrainedModel, recorders: list[OutputRecorder]) -> list[tuple[nn.Module, OutputRecorder]]:
+def _recorded(module: nn.Module, recorders: list[OutputRecorder]) -> list[tuple[nn.Module, OutputRecorder]]:
     return [
-        (module, recorder)
-        for name, module in text.named_modules()
+        (part, recorder)
+        for name, part in module.named_modules()
         for recorder in recorders
-        if isinstance(module, recorder.target_class)
+        if isinstance(part, recorder.target_class)
         and (recorder.layer_name is None or f".{recorder.layer_name}." in f".{name}.")
     ]
 

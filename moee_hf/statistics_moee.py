@@ -102,13 +102,13 @@ class Statistics(nn.Module):
             setattr(self, name, value)
 
     def forward(
-        self, hidden: torch.Tensor, routing: torch.Tensor, rows: list[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, hidden: torch.Tensor | None, routing: torch.Tensor | None, rows: list[int]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return HS and RW of a batch, standardized.
 
         Args:
-            hidden: HS, of shape `(batch_size, hidden_size)`.
-            routing: RW, of shape `(batch_size, len(rows), num_experts)`.
+            hidden: HS, of shape `(batch_size, hidden_size)`. None: it was not read, and is not standardized.
+            routing: RW, of shape `(batch_size, len(rows), num_experts)`. None: as above.
             rows: The routers that RW was read from.
 
         Raises:
@@ -120,8 +120,8 @@ class Statistics(nn.Module):
                 "with model.calibrate(texts), or set config.standardize = False."
             )
         return (
-            standardize(hidden, self.hidden_mean, self.hidden_std),
-            standardize(routing, self.routing_mean[rows], self.routing_std[rows]),
+            None if hidden is None else standardize(hidden, self.hidden_mean, self.hidden_std),
+            None if routing is None else standardize(routing, self.routing_mean[rows], self.routing_std[rows]),
         )
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:

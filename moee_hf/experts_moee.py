@@ -1,0 +1,71 @@
+"""The experts of a MoE layer on the CPU: one after the other, each on its own tokens, as fast as its matrices allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
+
+NAME = "moee_cpu"
+# with fewer tokens than this for each expert, calling them one by one costs more than it saves
+MIN_TOKENS_PER_EXPERT = 96
+
+
+def use_fast_experts(backbone: PreTrainedModel) -> None:
+    """Let a backbone compute its experts as below where it would use transformers' `grouped_mm`, its default."""
+    for module in backbone.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "_experts_implementation", None) == "grouped_mm":
+            config._experts_implementation_internal = NAME
+
+
+def experts_forward(
+    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute the experts of a layer: on the CPU and with many tokens one by one, else with `grouped_mm`.
+
+    `grouped_mm` takes a copy of every token for every expert that reads it, and of all they compute. On the CPU the
+    system hands out that memory page by page, which costs as much as the products; the tokens of one expert stay in the
+    cache. It is an implementation of transformers' interface of experts, whose attributes say how weights are laid out.
+
+    Args:
+        self: The module of the experts.
+        hidden_states: Of shape `(num_tokens, hidden_size)`.
+        top_k_index: The experts of each token, of shape `(num_tokens, top_k)`.
+        top_k_weights: Their weights, of the same shape.
+
+    Returns:
+        Tensor of shape `(num_tokens, hidden_size)`.
+    """
+    if hidden_states.device.type != "cpu" or top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts:
+        return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
+    experts = top_k_index.flatten()
+    order = experts.argsort(stable=True)
+    tokens = order // top_k_index.shape[1]
+    weights = top_k_weights.flatten()[order][:, None]
+    counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()  # without those elsewhere
+    output = torch.zeros_like(hidden_states)
+    start = 0
+    for expert, count in enumerate(counts):
+        if count == 0:
+            continue
+        part = slice(start, start := start + count)
+        hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden_states[tokens[part]])
+        hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
+        hidden = _linear(self, "down_proj", expert, hidden)
+        if self.has_post_expert_norm:
+            hidden = self.post_expert_norm(hidden)
+        output.index_add_(0, tokens[part], (hidden * weights[part]).to(output.dtype))
+    return output
+
+
+def _linear(experts: Any, name: str, expert: int, values: torch.Tensor) -> torch.Tensor:
+    weight = getattr(experts, name)[expert]
+    bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
+    return F.linear(values.to(weight.dtype), weight.T if experts.is_transposed else weight, bias)
+
+
+ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)

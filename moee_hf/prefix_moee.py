@@ -1,0 +1,64 @@
+"""Tokens with which several texts begin, computed once: the words of a prompt before the text."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from .capture_moee import Capture
+from .routing_moee import text_model
+
+# a forward pass over the common tokens alone must spare at least as many as this
+MIN_TOKENS_SPARED = 256
+
+
+class PrefixCache(DynamicCache):
+    """Keys and values of tokens with which every text of any number of batches begins.
+
+    A forward pass over these tokens, one row, fills it; what that pass read is to be stored as `captured`. From then on
+    it stays as it is: each pass gets these keys and values before its own, which are not kept.
+
+    Args:
+        backbone: The model.
+    """
+
+    captured: Capture | None = None
+
+    def __init__(self, backbone: PreTrainedModel):
+        super().__init__(config=text_model(backbone).config)
+
+    @classmethod
+    def suits(cls, backbone: PreTrainedModel) -> bool:
+        """Whether the backbone reads texts from first to last, and all it knows of earlier tokens is keys and values.
+
+        State spaces, linear attention, convolutions and compressed keys keep states of other kinds.
+        """
+        if not all(getattr(module, "is_causal", True) for module in text_model(backbone).modules()):
+            return False
+        kinds = {type(layer) for layer in cls(backbone).layers}
+        return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and values of a layer, of all tokens so far."""
+        if self.captured is None:
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        layer = copy.copy(self.layers[layer_idx])
+        layer.keys = layer.keys.expand(len(key_states), -1, -1, -1)
+        layer.values = layer.values.expand(len(value_states), -1, -1, -1)
+        return layer.update(key_states, value_states, *args, **kwargs)
+
+
+def common_prefix(ids: Sequence[list[int]]) -> list[int]:
+    """Return the tokens with which all texts begin, leaving each at least one more; none where that spares too little."""
+    if len(ids) < 2:
+        return []
+    prefix = os.path.commonprefix([min(ids), max(ids)])[: min(map(len, ids)) - 1]
+    return prefix if len(prefix) * (len(ids) - 1) >= MIN_TOKENS_SPARED else []

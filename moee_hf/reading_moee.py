@@ -1,0 +1,133 @@
+"""From texts to what a model reads of them: tokens, batches, and one forward pass for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.utils import logging
+
+from .batching_moee import run_batches, token_budget
+from .capture_moee import Capture
+from .prefix_moee import PrefixCache, common_prefix
+from .prompts_moee import tokenize
+from .routing_moee import layer_to_read, text_model
+
+logger = logging.get_logger(__name__)
+
+
+def read_texts(
+    model: Any,
+    texts: Sequence[str],
+    template: str,
+    rows: list[int],
+    read_hidden: bool = True,
+    batch_size: int | None = None,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], Capture]]:
+    """Read texts inside a prompt, batch by batch, the longest first, and compute no more than that takes.
+
+    Args:
+        model: The `MoEEModel`.
+        texts: The texts.
+        template: The prompt, with `{text}` once.
+        rows: The routers to read, counted from 0.
+        read_hidden: Whether to read HS.
+        batch_size: The most texts per forward pass. None: as many as the device is fast with.
+        numbers: Numbers of the texts, for errors. None: 0, 1, 2, ...
+
+    Yields:
+        The places of the texts of a batch, and what was read of them.
+    """
+    model.eval()
+    ids = token_ids(model, texts, template, numbers)
+    device = input_device(model)
+    cache, prefix = None, common_prefix(ids) if PrefixCache.suits(model.model) else []
+    if prefix:
+        cache = PrefixCache(model.model)
+        cache.captured = read_tokens(model, **pad([prefix], device), rows=rows, read_hidden=read_hidden, lean=True, cache=cache)
+
+    def read(places: list[int]) -> Capture:
+        batch = pad([ids[place][len(prefix) :] for place in places], device)
+        return read_tokens(model, **batch, rows=rows, read_hidden=read_hidden, lean=True, cache=cache)
+
+    # what a MoE layer holds of a token at a time is some tens of vectors
+    budget = token_budget(device, 64 * model.config.hidden_size * model.dtype.itemsize)
+    yield from run_batches(read, [len(row) - len(prefix) for row in ids], budget, batch_size)
+
+
+def read_tokens(
+    model: Any,
+    attention_mask: torch.Tensor,
+    rows: list[int],
+    read_hidden: bool = True,
+    lean: bool = False,
+    cache: PrefixCache | None = None,
+    **inputs: torch.Tensor,
+) -> Capture:
+    """Read a batch of tokens in one forward pass.
+
+    Args:
+        model: The `MoEEModel`.
+        attention_mask: 1 for a token, 0 for padding, which is on the right, of shape `(batch_size, sequence_length)`.
+        rows: The routers to read, counted from 0.
+        read_hidden: Whether to read HS.
+        lean: Whether to compute only what is read.
+        cache: Tokens that come before those of every text; an empty one is filled with these.
+        inputs: `input_ids` or `inputs_embeds`.
+    """
+    config, layer = model.config, layer_to_read(model.config.hidden_layer, model.num_layers)
+    before = None if cache is None else cache.captured
+    captured = Capture(
+        attention_mask, config.pooling, config.router_activation, rows, layer, read_hidden, lean, before
+    )
+    if before is not None:
+        attention_mask = torch.cat([before.attention_mask.expand(len(attention_mask), -1), attention_mask], dim=1)
+    options = {} if cache is None else {"past_key_values": cache}
+    with captured:
+        output = text_model(model.model)(
+            **inputs, attention_mask=attention_mask, use_cache=cache is not None, **options
+        )
+        if read_hidden and layer is None:
+            captured.set_hidden(output.last_hidden_state)
+    return captured
+
+
+def token_ids(
+    model: Any, texts: Sequence[str], template: str, numbers: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Return the tokens of texts inside a prompt.
+
+    Raises:
+        ValueError: If a text has no tokens or unknown ones, or the prompt leaves no room for any.
+    """
+    numbers, max_length = numbers or range(len(texts)), model.max_length
+    ids, num_cut = tokenize(model.tokenizer, texts, template, max_length, numbers)
+    vocabulary = len(model.get_input_embeddings().weight)
+    if unknown := [i for i, row in enumerate(ids) if max(row) >= vocabulary]:
+        raise ValueError(
+            f"texts[{numbers[unknown[0]]}]: expected token ids below {vocabulary}, the rows of the model's embedding; "
+            f"got {max(ids[unknown[0]])}. Use the tokenizer that the backbone was trained with."
+        )
+    if num_cut:
+        logger.warning(f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens.")
+    return ids
+
+
+def pad(ids: Sequence[list[int]], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask` of shape `(n, sequence_length)`; any id will do for what is masked."""
+    rows = [torch.tensor(row) for row in ids]
+    masks = [torch.ones_like(row) for row in rows]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True).to(device),
+        "attention_mask": pad_sequence(masks, batch_first=True).to(device),
+    }
+
+
+def input_device(model: Any) -> torch.device:
+    """Return where a model wants its tokens: where accelerate runs an embedding that it offloads, or it lies."""
+    embedding = model.get_input_embeddings()
+    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return embedding.weight.device if device is None else torch.device(device)
