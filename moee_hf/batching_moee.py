@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers.utils import logging
@@ -16,7 +15,7 @@ Result = TypeVar("Result")
 
 # of a stream, this much is sorted by length at a time
 WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 4_000_000
-# tokens of a batch: on a processor, enough for each expert's matrices to be worth their reading, and few enough to stay
+# tokens of a batch: on a processor, enough for each expert to be worth reading its matrices, and few enough to stay
 # near the caches; on an accelerator, what saturates it
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
 
@@ -47,7 +46,7 @@ def token_budget(device: torch.device, bytes_per_token: int) -> int:
 def run_batches(
     run: Callable[[list[int]], Result], lengths: Sequence[int], budget: int, batch_size: int | None
 ) -> Iterator[tuple[list[int], Result]]:
-    """Run a function on batches of texts of similar length, the longest first, and halve those that memory does not hold.
+    """Run a function on batches of texts of similar length, the longest first; halve those that memory does not hold.
 
     Args:
         run: The function, of the places of a batch's texts.
@@ -73,7 +72,9 @@ def run_batches(
             continue
         # outside of the handler, whose traceback holds on to the tensors of the pass
         budget = len(places) // 2 * lengths[places[0]]
-        logger.warning(f"A batch of {len(places)} texts does not fit into memory; going on with at most {budget} tokens.")
+        logger.warning(
+            f"A batch of {len(places)} texts does not fit into memory; going on with at most {budget} tokens."
+        )
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,9 +1,9 @@
 """Reading a forward pass while it runs: the pooled routing weights of every layer, HS, and nothing more.
 
-Hooks of our own on the routers reduce the logits of each layer to one vector per text. transformers' recorder would keep
-the logits of every token of every layer until the end of the pass, is dropped by wrappers around a text model, and leaves
-a model that cannot be pickled. A lean pass ends with the last thing that is read, and in the last layer, where one token of
-each text is read, computes only that.
+Hooks of our own on the routers reduce the logits of each layer to one vector per text. transformers' recorder would
+keep the logits of every token of every layer until the end of the pass, is dropped by wrappers around a text model,
+and leaves a model that cannot be pickled. A lean pass ends with the last thing that is read, and in the last layer,
+where one token of each text is read, it computes only that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Capture:
     lean: bool = False
     before: Capture | None = None
     routing: dict[int, torch.Tensor] = field(default_factory=dict)
-    hidden: torch.Tensor | None = None
+    hidden: Any = None
 
     def __enter__(self) -> Capture:
         self._token = _active.set(self)
@@ -79,7 +79,7 @@ class Capture:
         self.set_hidden(values)
         self._end_if_complete()
 
-    def routing_weights(self) -> torch.Tensor | None:
+    def routing_weights(self) -> Any:
         """Return RW, of shape `(batch_size, len(rows), num_experts)`, on the mask's device; None of no router.
 
         Raises:

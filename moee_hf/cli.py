@@ -7,7 +7,9 @@ import json
 import os
 import sys
 import unicodedata
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain, tee
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from . import __version__
 from .backbones import supported_backbones
 from .cli_evaluation import add_evaluation_commands, alpha_fitter
 from .configuration_moee import EMBEDDED, MoEEConfig
-from .files import check_new_folder, check_output, iter_texts, read_texts, write_embeddings
+from .embedding_files import check_output, write_embeddings
+from .files import check_new_folder, iter_texts
 from .flags import (
     add_embedding_flags,
     add_input_flags,
@@ -126,11 +129,14 @@ def _display_width(text: str) -> int:
 
 def _embed(arguments: argparse.Namespace) -> None:
     check_output(arguments.output)
-    texts = read_texts(arguments.input, arguments.column)
-    if not texts:
+    if arguments.input != "-":  # what is wrong anywhere in a file is said before the work
+        deque(iter_texts(arguments.input, arguments.column), maxlen=0)
+    texts = iter_texts(arguments.input, arguments.column)
+    if (first := next(texts, None)) is None:
         raise ValueError(f"{arguments.input}: expected texts; got none.")
+    texts, copies = tee(chain([first], texts))
     model = load_model(arguments)
-    embeddings: Any = model.encode(
+    embeddings = model.encode_stream(
         texts,
         batch_size=arguments.batch_size,
         normalize_embeddings=arguments.normalize,
@@ -146,8 +152,8 @@ def _embed(arguments: argparse.Namespace) -> None:
         "normalized": str(arguments.normalize),
         "moee_hf": __version__,
     }
-    write_embeddings(arguments.output, texts, embeddings, metadata)
-    print(f"{len(texts)} embeddings of width {embeddings.shape[1]}: {arguments.output}", file=sys.stderr)
+    count, width = write_embeddings(arguments.output, copies, embeddings, metadata)
+    print(f"{count} embeddings of width {width}: {arguments.output}", file=sys.stderr)
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:

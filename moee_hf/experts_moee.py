@@ -1,4 +1,4 @@
-"""The experts of a MoE layer on the CPU: one after the other, each on its own tokens, as fast as its matrices allow."""
+"""The experts of a MoE layer on the CPU: one after the other, each on its own tokens."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 
 NAME = "moee_cpu"
 # with fewer tokens than this for each expert, calling them one by one costs more than it saves
-MIN_TOKENS_PER_EXPERT = 96
+MIN_TOKENS_PER_EXPERT = 128
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
     """Let a backbone compute its experts as below where it would use transformers' `grouped_mm`, its default."""
     for module in backbone.modules():
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if getattr(config, "_experts_implementation", None) == "grouped_mm":
             config._experts_implementation_internal = NAME
 
@@ -27,9 +27,9 @@ def experts_forward(
 ) -> torch.Tensor:
     """Compute the experts of a layer: on the CPU and with many tokens one by one, else with `grouped_mm`.
 
-    `grouped_mm` takes a copy of every token for every expert that reads it, and of all they compute. On the CPU the
-    system hands out that memory page by page, which costs as much as the products; the tokens of one expert stay in the
-    cache. It is an implementation of transformers' interface of experts, whose attributes say how weights are laid out.
+    `grouped_mm` copies every token for every expert that reads it, and holds all that they compute. On the CPU the
+    system hands out that memory page by page, which can cost as much as the products; the tokens of one expert stay in
+    the cache. An implementation of transformers' interface of experts, whose attributes say how weights are laid out.
 
     Args:
         self: The module of the experts.
@@ -47,18 +47,25 @@ def experts_forward(
     tokens = order // top_k_index.shape[1]
     weights = top_k_weights.flatten()[order][:, None]
     counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()  # without those elsewhere
+    # where the last product is all that follows, tokens are weighted before it, while they are narrower
+    weight_first = not (self.has_bias or self.has_post_expert_norm)
     output = torch.zeros_like(hidden_states)
     start = 0
     for expert, count in enumerate(counts):
         if count == 0:
             continue
         part = slice(start, start := start + count)
-        hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden_states[tokens[part]])
+        hidden = hidden_states.index_select(0, tokens[part])
+        hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden)
         hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
+        if weight_first:
+            hidden.mul_(weights[part])
         hidden = _linear(self, "down_proj", expert, hidden)
         if self.has_post_expert_norm:
             hidden = self.post_expert_norm(hidden)
-        output.index_add_(0, tokens[part], (hidden * weights[part]).to(output.dtype))
+        if not weight_first:
+            hidden.mul_(weights[part])
+        output.index_add_(0, tokens[part], hidden.to(output.dtype))
     return output
 
 

@@ -1,4 +1,4 @@
-"""Texts from files, embeddings to files."""
+"""Texts from files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
-
-import numpy as np
-from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -105,25 +102,6 @@ def _name(kind: Any) -> str:
     return " or ".join(part.__name__ for part in (kind if isinstance(kind, tuple) else (kind,)))
 
 
-def check_output(output: str) -> None:
-    """Raise unless embeddings can be written to this file: asked before the work, not after.
-
-    Raises:
-        ValueError: If the format is none of `.npy`, `.parquet`, `.safetensors`.
-        OSError: If the folder is not there or not writable.
-        ImportError: If the format needs a package that is not installed.
-    """
-    path, suffix = Path(output), Path(output).suffix.lower()
-    if suffix not in _WRITERS:
-        raise ValueError(f"{output}: expected a file ending in {', '.join(_WRITERS)}; got {suffix!r}.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
-    if not os.access(path.parent, os.W_OK):
-        raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is not there or not writable.")
-    if suffix == ".parquet":
-        _pyarrow()
-
-
 def check_new_folder(folder: str | os.PathLike[str]) -> Path:
     """Return the path of a folder to write, which is empty or not there yet.
 
@@ -140,25 +118,6 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_embeddings(output: str, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
-    """Write embeddings, complete or not at all.
-
-    Args:
-        output: `.npy` (the array), `.safetensors` (tensor `embeddings`, and the metadata) or `.parquet` (columns
-            `text` and `embedding`, a fixed-size list, and the metadata).
-        texts: The texts, of which `.parquet` keeps a column.
-        embeddings: Float32 array of shape `(len(texts), embedding_size)`.
-        metadata: How the embeddings were made.
-    """
-    path = Path(output)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        _WRITERS[path.suffix.lower()](partial, texts, embeddings, metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _open(source: str) -> TextIO:
@@ -217,7 +176,7 @@ def _csv_rows(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any
 
 
 def _parquet_rows(source: str, column: str) -> Iterator[tuple[str, Any]]:
-    file = _pyarrow().parquet.ParquetFile(source)
+    file = import_pyarrow().parquet.ParquetFile(source)
     _check_column(source, column, file.schema_arrow.names)
     number = 0
     for batch in file.iter_batches(columns=[column]):
@@ -234,23 +193,12 @@ def _check_column(source: str, column: str, columns: Any) -> None:
         )
 
 
-def _write_npy(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
-    with path.open("wb") as file:
-        np.save(file, embeddings)
+def import_pyarrow() -> pyarrow:
+    """Return the package that reads and writes Parquet.
 
-
-def _write_safetensors(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
-    save_file({"embeddings": embeddings}, path, metadata=metadata)
-
-
-def _write_parquet(path: Path, texts: list[str], embeddings: np.ndarray, metadata: dict[str, str]) -> None:
-    pa = _pyarrow()
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    table = pa.table({"text": pa.array(texts, pa.large_string()), "embedding": vectors})
-    pa.parquet.write_table(table.replace_schema_metadata(metadata), path)
-
-
-def _pyarrow() -> pyarrow:
+    Raises:
+        ImportError: If it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -263,9 +211,4 @@ _READERS: dict[str, Callable[[TextIO, str, str], Iterator[tuple[str, Any]]]] = {
     ".txt": _text_lines,
     ".jsonl": _json_lines,
     ".csv": _csv_rows,
-}
-_WRITERS: dict[str, Callable[[Path, list[str], np.ndarray, dict[str, str]], None]] = {
-    ".npy": _write_npy,
-    ".parquet": _write_parquet,
-    ".safetensors": _write_safetensors,
 }

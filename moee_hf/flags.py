@@ -28,7 +28,9 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
 def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:
     """Add the number of texts per forward pass."""
     parser.add_argument(
-        "--batch-size", type=number_of("texts"), default=32, help="texts per forward pass (default: 32)"
+        "--batch-size",
+        type=number_of("texts"),
+        help="the most texts per forward pass (default: as many as the device is fast with)",
     )
 
 

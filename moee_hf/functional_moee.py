@@ -113,9 +113,7 @@ def standardize(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> 
     return (values - mean.to(values)) / std.to(values)
 
 
-def combine(
-    hidden: torch.Tensor | None, routing: torch.Tensor | None, combination: str, alpha: float
-) -> torch.Tensor:
+def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha: float) -> torch.Tensor:
     """Combine the hidden state (HS) and the routing weights (RW) of each text into its embedding (section 3.3).
 
     `"concat"` is `[h ; r]`. `"sum"` is `[h/|h| ; sqrt(alpha) r/|r|]`, whose cosine is the paper's weighted sum of

@@ -22,7 +22,7 @@ from .configuration_moee import MoEEConfig
 from .functional_moee import check_alpha, combine, pad_right, similarity, similarity_pairwise
 from .loading_moee import MoEEPreTrainedModel
 from .prompts_moee import check_template, check_texts, stream_texts
-from .reading_moee import input_device, pad, read_texts, read_tokens, token_ids
+from .reading_moee import input_device, pad, read_batch, read_batches, token_ids
 from .routing_moee import backbone_class, layer_to_read
 from .statistics_moee import Moments, Statistics, fitted
 
@@ -103,8 +103,8 @@ class MoEEModel(MoEEPreTrainedModel):
         Raises:
             ValueError: If a text has no token, shapes do not fit, or statistics are asked for that are not there.
         """
-        inputs = self._right_padded(input_ids, attention_mask, inputs_embeds)
-        captured = read_tokens(self, **inputs, rows=self.config.router_rows)
+        batch = self._right_padded(input_ids, attention_mask, inputs_embeds)
+        captured = read_batch(self, batch, self.config.router_rows)
         hidden, routing = captured.hidden, captured.routing_weights()
         embeddings = self._combine(hidden, routing, combination, alpha, standardize)  # [B, N]
         return MoEEModelOutput(embeddings=embeddings, pooled_hidden_state=hidden, router_weights=routing)
@@ -195,22 +195,26 @@ class MoEEModel(MoEEPreTrainedModel):
             self.check_calibration(template)
 
         def embed(window: list[str], first: int) -> np.ndarray:
-            # equal texts are read once
-            numbers = {text: number for number, text in reversed([*enumerate(window, first)])}
+            numbers: dict[str, int] = {}  # equal texts are read once
+            for number, text in enumerate(window, first):
+                numbers.setdefault(text, number)
             places = {text: place for place, text in enumerate(numbers)}
             embeddings = np.empty((len(places), size), np.float32)
-            for batch, captured in read_texts(
-                self, [*places], template, rows, read_hidden, batch_size, [*numbers.values()]
+            for batch, captured in read_batches(
+                self, list(numbers), template, rows, read_hidden, batch_size, list(numbers.values())
             ):
                 hidden, routing = captured.hidden, captured.routing_weights()
                 vectors = self._combine(hidden, routing, combination, alpha, standardize)
-                embeddings[batch] = (F.normalize(vectors, dim=-1) if normalize_embeddings else vectors).cpu()
+                vectors = F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
+                if len(bad := (~vectors.isfinite().all(dim=1)).nonzero()):
+                    number = list(numbers.values())[batch[int(bad[0])]]
+                    raise ValueError(
+                        f"texts[{number}]: expected finite numbers; got nan or infinity. The weights or the "
+                        f"statistics hold some, or {self.dtype} overflows: load with dtype=torch.float32 or "
+                        "torch.bfloat16."
+                    )
+                embeddings[batch] = vectors.cpu()
                 progress.update(len(batch))
-            if len(bad := (~np.isfinite(embeddings).all(axis=1)).nonzero()[0]):
-                raise ValueError(
-                    f"texts[{[*numbers.values()][bad[0]]}]: expected finite numbers; got nan or infinity. The weights or the "
-                    f"statistics hold some, or {self.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16."
-                )
             progress.update(len(window) - len(places))
             return embeddings[[places[text] for text in window]]
 
@@ -279,7 +283,7 @@ class MoEEModel(MoEEPreTrainedModel):
         with torch.inference_mode(), _progress(show_progress_bar, "Calibrating", None) as progress:
             for window in windows(stream_texts(texts)):
                 numbers = range(first, first := first + len(window))
-                for batch, captured in read_texts(self, window, template, rows, True, batch_size, numbers):
+                for batch, captured in read_batches(self, window, template, rows, True, batch_size, numbers):
                     hidden_moments.update(captured.hidden)
                     routing_moments.update(captured.routing_weights())
                     progress.update(len(batch))
@@ -310,12 +314,7 @@ class MoEEModel(MoEEPreTrainedModel):
             )
 
     def _combine(
-        self,
-        hidden: torch.Tensor,
-        routing: torch.Tensor,
-        combination: str | None,
-        alpha: float | None,
-        standardize: bool | None,
+        self, hidden: Any, routing: Any, combination: str | None, alpha: float | None, standardize: bool | None
     ) -> torch.Tensor:
         config = self.config
         if config.standardize if standardize is None else standardize:

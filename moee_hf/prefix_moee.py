@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +20,8 @@ MIN_TOKENS_SPARED = 256
 class PrefixCache(DynamicCache):
     """Keys and values of tokens with which every text of any number of batches begins.
 
-    A forward pass over these tokens, one row, fills it; what that pass read is to be stored as `captured`. From then on
-    it stays as it is: each pass gets these keys and values before its own, which are not kept.
+    A forward pass over these tokens, one row, fills it; what that pass read is to be stored as `captured`. From then
+    on it stays as it is: each pass gets these keys and values before its own, which are not kept.
 
     Args:
         backbone: The model.
@@ -57,8 +56,10 @@ class PrefixCache(DynamicCache):
 
 
 def common_prefix(ids: Sequence[list[int]]) -> list[int]:
-    """Return the tokens with which all texts begin, leaving each at least one more; none where that spares too little."""
-    if len(ids) < 2:
+    """Return the tokens with which all texts begin, all but the last at most; none where that spares too little."""
+    if not ids:
         return []
-    prefix = os.path.commonprefix([min(ids), max(ids)])[: min(map(len, ids)) - 1]
-    return prefix if len(prefix) * (len(ids) - 1) >= MIN_TOKENS_SPARED else []
+    first, last = min(ids), max(ids)
+    shortest = min(map(len, ids))
+    length = next((place for place in range(shortest - 1) if first[place] != last[place]), shortest - 1)
+    return first[:length] if length * (len(ids) - 1) >= MIN_TOKENS_SPARED else []

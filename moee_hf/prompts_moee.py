@@ -122,7 +122,8 @@ def tokenize(
     ids = token_ids(texts) if texts else []
     if without := [i for i, text_ids in enumerate(ids) if not text_ids]:
         raise ValueError(
-            f"texts[{numbers[without[0]]}]: expected a text with tokens; the tokenizer finds none in {texts[without[0]]!r}."
+            f"texts[{numbers[without[0]]}]: expected a text with tokens; the tokenizer finds none in "
+            f"{texts[without[0]]!r}."
         )
     too_long = [i for i, text_ids in enumerate(ids) if len(text_ids) > max_length]
     for i in too_long:

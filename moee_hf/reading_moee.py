@@ -18,7 +18,7 @@ from .routing_moee import layer_to_read, text_model
 logger = logging.get_logger(__name__)
 
 
-def read_texts(
+def read_batches(
     model: Any,
     texts: Sequence[str],
     template: str,
@@ -45,51 +45,48 @@ def read_texts(
     ids = token_ids(model, texts, template, numbers)
     device = input_device(model)
     cache, prefix = None, common_prefix(ids) if PrefixCache.suits(model.model) else []
+
+    def read(rows_of_ids: list[list[int]]) -> Capture:
+        return read_batch(model, pad(rows_of_ids, device), rows, read_hidden, lean=True, cache=cache)
+
     if prefix:
         cache = PrefixCache(model.model)
-        cache.captured = read_tokens(model, **pad([prefix], device), rows=rows, read_hidden=read_hidden, lean=True, cache=cache)
-
-    def read(places: list[int]) -> Capture:
-        batch = pad([ids[place][len(prefix) :] for place in places], device)
-        return read_tokens(model, **batch, rows=rows, read_hidden=read_hidden, lean=True, cache=cache)
-
+        cache.captured = read([prefix])
+    rest = [row[len(prefix) :] for row in ids]
     # what a MoE layer holds of a token at a time is some tens of vectors
     budget = token_budget(device, 64 * model.config.hidden_size * model.dtype.itemsize)
-    yield from run_batches(read, [len(row) - len(prefix) for row in ids], budget, batch_size)
+    lengths = list(map(len, rest))
+    yield from run_batches(lambda places: read([rest[place] for place in places]), lengths, budget, batch_size)
 
 
-def read_tokens(
+def read_batch(
     model: Any,
-    attention_mask: torch.Tensor,
+    batch: dict[str, torch.Tensor],
     rows: list[int],
     read_hidden: bool = True,
     lean: bool = False,
     cache: PrefixCache | None = None,
-    **inputs: torch.Tensor,
 ) -> Capture:
     """Read a batch of tokens in one forward pass.
 
     Args:
         model: The `MoEEModel`.
-        attention_mask: 1 for a token, 0 for padding, which is on the right, of shape `(batch_size, sequence_length)`.
+        batch: `input_ids` or `inputs_embeds`, and `attention_mask` of shape `(batch_size, sequence_length)`: 1 for a
+            token, 0 for padding, which is on the right.
         rows: The routers to read, counted from 0.
         read_hidden: Whether to read HS.
         lean: Whether to compute only what is read.
         cache: Tokens that come before those of every text; an empty one is filled with these.
-        inputs: `input_ids` or `inputs_embeds`.
     """
     config, layer = model.config, layer_to_read(model.config.hidden_layer, model.num_layers)
     before = None if cache is None else cache.captured
-    captured = Capture(
-        attention_mask, config.pooling, config.router_activation, rows, layer, read_hidden, lean, before
-    )
+    mask = batch["attention_mask"]
+    captured = Capture(mask, config.pooling, config.router_activation, rows, layer, read_hidden, lean, before)
     if before is not None:
-        attention_mask = torch.cat([before.attention_mask.expand(len(attention_mask), -1), attention_mask], dim=1)
-    options = {} if cache is None else {"past_key_values": cache}
+        mask = torch.cat([before.attention_mask.expand(len(mask), -1), mask], dim=1)
+    options: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
     with captured:
-        output = text_model(model.model)(
-            **inputs, attention_mask=attention_mask, use_cache=cache is not None, **options
-        )
+        output = text_model(model.model)(**batch | {"attention_mask": mask}, **options)
         if read_hidden and layer is None:
             captured.set_hidden(output.last_hidden_state)
     return captured

@@ -7,6 +7,7 @@ logits stand in a router's output.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
@@ -162,11 +163,11 @@ def find_layers(text: PreTrainedModel) -> list[nn.Module]:
 def prunable_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     """Return the modules of the last layer that need only compute the tokens whose output is read.
 
-    They are the output projection of its attention, and the block that holds its last router. What they return is added
-    to a sum over all tokens, which broadcasts one token to the others: theirs is wrong then, and read by nobody.
+    They are the output projection of its attention, and the block that holds its last router. What they return is
+    added to a sum over all tokens, which broadcasts one token to the others: theirs is wrong then, and read by nobody.
 
     Returns:
-        None, one or two modules; none where the last layer has no router, or mixes tokens after its attention.
+        Up to two modules; none where the last layer has no router, or mixes tokens after its attention.
     """
     text, (router, _) = text_model(backbone), find_routers(backbone)[-1]
     last = find_layers(text)[-1]
@@ -174,8 +175,9 @@ def prunable_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     # of an encoder-decoder the other half reads all tokens
     if not blocks or blocks[-1] is router or backbone.config.is_encoder_decoder or not quirk_of(text).tokens_apart:
         return []
-    attentions = [m for m, _ in _recorded(last, _recorders(text, "attentions")) if m is not blocks[-1]]
-    return [m.o_proj for m in attentions[-1:] if isinstance(getattr(m, "o_proj", None), nn.Linear)] + blocks[-1:]
+    attention = [module for module, _ in _recorded(last, _recorders(text, "attentions"))]
+    projections: list[Any] = [getattr(module, "o_proj", None) for module in attention[-1:]]
+    return [module for module in projections if isinstance(module, nn.Linear)] + blocks[-1:]
 
 
 def layer_to_read(hidden_layer: int, num_layers: int) -> int | None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TEXTS, set_random_statistics
 
-from moee_hf import MoEEModel, modeling_moee
+from moee_hf import MoEEModel, modeling_moee, reading_moee
 from moee_hf.cli import main
 from moee_hf.statistics_moee import Moments
 
@@ -102,12 +102,14 @@ def test_texts_are_a_stream_read_once_and_not_kept(model, monkeypatch):
             yield "A text."
 
     ahead = []
-    tokens = model._token_ids
+    tokens = reading_moee.token_ids
     monkeypatch.setattr(
-        model, "_token_ids", lambda texts, *prompt: ahead.append((len(texts), len(read))) or tokens(texts[:2], *prompt)
+        reading_moee,
+        "token_ids",
+        lambda model, texts, *rest: ahead.append((len(texts), len(read))) or tokens(model, texts[:2], *rest),
     )
     model.calibrate(stream())
-    assert ahead == [(1024, 1024), (1024, 2048), (452, 2500)]
+    assert ahead == [(2048, 2048), (452, 2500)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_texts_are_a_stream_read_once_and_not_kept(model, monkeypatch):
         ("One text.", ValueError, "expected two or more to calibrate on; got 1"),
         (["a", 7], TypeError, r"texts\[1\]: expected a string; got 7"),
         (["a", ""], ValueError, r"texts\[1\]: expected a text to embed; got an empty string"),
-        (["a"] * 1030 + [""], ValueError, r"texts\[1030\]: expected a text to embed; got an empty string"),
+        (["a"] * 2050 + [""], ValueError, r"texts\[2050\]: expected a text to embed; got an empty string"),
         ({"a": "b", "c": "d"}, TypeError, "texts: expected a string or several"),
     ],
 )

@@ -11,7 +11,8 @@ import pytest
 from conftest import TEXTS
 from safetensors import safe_open
 
-from moee_hf.files import check_output, read_texts, write_embeddings
+from moee_hf.embedding_files import check_output, write_embeddings
+from moee_hf.files import read_texts
 
 LINES = [text for text in TEXTS if "\n" not in text]
 
@@ -89,7 +90,7 @@ def test_embeddings_come_back_as_they_were(tmp_path, suffix):
     path = tmp_path / f"vectors{suffix}"
     embeddings = np.random.default_rng(0).normal(size=(len(TEXTS), 5)).astype(np.float32)
     check_output(str(path))
-    write_embeddings(str(path), TEXTS, embeddings, {"model": "m"})
+    write_embeddings(str(path), TEXTS, [embeddings[:3], embeddings[3:]], {"model": "m"})
     match suffix:
         case ".npy":
             read = np.load(path)
@@ -107,11 +108,16 @@ def test_embeddings_come_back_as_they_were(tmp_path, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    path = tmp_path / "vectors.safetensors"
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, suffix):
+    def parts():
+        yield np.zeros((1, 2), np.float32)
+        raise ValueError("no more")
+
+    path = tmp_path / f"vectors{suffix}"
     path.write_text("before")
-    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the writer raises for metadata that is no text
-        write_embeddings(str(path), TEXTS, np.zeros((1, 2), np.float32), {"model": 1})
+    with pytest.raises(ValueError, match="no more"):
+        write_embeddings(str(path), TEXTS, parts(), {"model": "m"})
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

@@ -145,7 +145,7 @@ def encoders(
     alphas: Sequence[float | None] = (None,),
     corpus: Corpus | None = None,
     control: bool = False,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     store: Path | None = None,
 ) -> Iterator[list[MoEEEncoder]]:
     """Yield encoders of every combination of these choices, those together that share their features.
@@ -160,7 +160,7 @@ def encoders(
         corpus: Texts to calibrate on, for each prompt and pooling anew: raw embeddings and calibrated ones are both
             made. None: embeddings as the model makes them.
         control: Whether to yield encoders of the same architecture with random weights too.
-        batch_size: Texts per forward pass.
+        batch_size: The most texts per forward pass. None: as many as the device is fast with.
         store: A folder to keep HS and RW in, and to take them from in a later run.
 
     Raises:

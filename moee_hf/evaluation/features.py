@@ -35,7 +35,7 @@ class Features:
     Args:
         model: The model; its configuration is copied.
         prompt: Name of a prompt of the model, or a template with `{text}` once. None: the model's default.
-        batch_size: Texts per forward pass.
+        batch_size: The most texts per forward pass. None: as many as the device is fast with.
         store: A folder to keep HS and RW of what is read in, as safetensors, and to take them from in a later run.
         random: Whether the weights are random, as those of `random_weights`; only for the record.
         fields: Choices of `MoEEConfig`, such as `pooling`. None: the model's.
@@ -48,7 +48,7 @@ class Features:
         self,
         model: MoEEModel,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         store: Path | None = None,
         random: bool = False,
         **fields: Any,

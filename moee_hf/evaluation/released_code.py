@@ -101,7 +101,7 @@ def released_encoders(
     prompts: Sequence[str] = tuple(PROMPTS),
     combinations: Sequence[str] = COMBINATIONS,
     alphas: Sequence[float] = (1.0,),
-    batch_size: int = 32,
+    batch_size: int | None = None,
     store: Path | None = None,
 ) -> Iterator[list[ReleasedCodeEncoder]]:
     """Yield encoders that do what the code does, those together that share their features.
@@ -111,7 +111,7 @@ def released_encoders(
         prompts: `"none"` and `"prompteol"`, or one of them.
         combinations: What embeddings are made of; `"sum"` twice, standardized and not.
         alphas: Weights of RW in `"sum"`.
-        batch_size: Texts per forward pass, on which nothing depends.
+        batch_size: The most texts per forward pass, on which nothing depends.
         store: A folder to keep HS and RW in, and to take them from in a later run.
     """
     activation = router_activation(model.config.backbone_config.model_type)

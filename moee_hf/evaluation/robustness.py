@@ -110,7 +110,7 @@ def robustness(
     output: Path,
     combinations: Sequence[str] = COMBINATIONS,
     control: bool = False,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     store: Path | None = None,
 ) -> Robustness:
     """Evaluate a model with each of the paper's nine prompts.
@@ -121,7 +121,7 @@ def robustness(
         output: Folder for the results, which resumes as `evaluate` does.
         combinations: What embeddings are made of.
         control: Whether to evaluate the same architecture with random weights too.
-        batch_size: Texts per forward pass.
+        batch_size: The most texts per forward pass. None: as many as the device is fast with.
         store: A folder to keep HS and RW in; without it, a second run reads the pairs again, for their correlation.
     """
     scores: dict[tuple[str, str], dict[str, float]] = {}

@@ -1,0 +1,59 @@
+"""1,000, 10,000 and 100,000 short texts as a stream: time by text, and peak memory."""
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from processes import PeakMemory, in_new_process
+
+from moee_hf import MoEEModel
+from moee_hf.embedding_files import write_embeddings
+
+WORDS = [
+    "a",
+    "the",
+    "old",
+    "young",
+    "man",
+    "woman",
+    "dog",
+    "cat",
+    "child",
+    "runs",
+    "sings",
+    "reads",
+    "buys",
+    "a",
+    "book",
+    "in",
+    "of",
+    "house",
+    "street",
+    "snow",
+    "garden",
+]
+
+
+def print_table(folder: str, sizes: list[int]) -> None:
+    print("| texts | ms by text | peak memory, MiB |\n| --- | --- | --- |")
+    for size in sizes:
+        seconds, peak = in_new_process(embed, folder, size)
+        print(f"| {size} | {1000 * seconds / size:.2f} | {peak} |", flush=True)
+
+
+def embed(folder: str, size: int) -> tuple[float, int]:
+    model = MoEEModel.from_pretrained(folder)
+    model.encode("warm")
+    with tempfile.TemporaryDirectory() as output, PeakMemory() as memory:
+        start = time.perf_counter()
+        write_embeddings(str(Path(output) / "vectors.npy"), texts(size), model.encode_stream(texts(size)), {})
+        seconds = time.perf_counter() - start
+    return seconds, memory.peak
+
+
+def texts(size: int) -> Iterator[str]:
+    draw = random.Random(0)
+    for number in range(size):
+        yield f"{' '.join(draw.choices(WORDS, k=draw.randint(4, 14)))} {number}"

@@ -1,0 +1,173 @@
+"""Three ways to embed the same texts with the same weights, paired.
+
+- official: as the paper's released code: the causal LM, texts in the order given, batches of 128 padded on the left,
+  all hidden states and the routers' logits of every token.
+- sentence-transformers: its own model of the same backbone, HS alone, in its batches of 32.
+- moee_hf: `MoEEModel.encode`, HS and RW; and HS alone.
+"""
+
+import gzip
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from processes import PeakMemory, in_new_process
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoTokenizer, OlmoeConfig, OlmoeForCausalLM
+
+from moee_hf import MoEEModel
+from moee_hf.configuration_moee import resolve_source
+
+MAX_LENGTH = 512
+PROMPTEOL = 'This sentence : "{text}" means in one word:"'
+# section 2.1 of "Simple Techniques for Enhancing Sentence Embeddings in Generative Language Models" (arXiv 2404.03921)
+KNOWLEDGE = (
+    "The essence of a sentence is often captured by its main subjects and actions, while descriptive terms provide "
+    'additional but less central details. With this in mind , this sentence : "{text}" means in one word:"'
+)
+
+
+def texts_of(data: Path) -> dict[str, list[str]]:
+    """Short texts: 384 sentences. Mixed lengths: 112 sentences and 16 news articles, in one fixed disorder."""
+    sentences = list(dict.fromkeys(row["sentence1"] for row in _rows(data / "sts" / "stsb.test.jsonl.gz")))
+    articles = [row["text"] for row in _rows(data / "summarization" / "summeval.public.jsonl.gz")]
+    mixed = sentences[:112] + articles[:16]
+    shuffled = torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0)).tolist()
+    return {"short": sentences[:384], "mixed": [mixed[i] for i in shuffled]}
+
+
+def _rows(path: Path) -> list[dict]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def make_checkpoint(folder: Path, source: str | None, dtype: torch.dtype) -> None:
+    """Save the backbone as a plain checkpoint, with the tokenizer of the embedded one."""
+    if source is None:
+        torch.manual_seed(0)
+        size = dict(hidden_size=512, intermediate_size=256, num_attention_heads=8, num_key_value_heads=8)
+        model = OlmoeForCausalLM(OlmoeConfig(**size, num_hidden_layers=8, pad_token_id=1))
+    else:
+        model = OlmoeForCausalLM.from_pretrained(resolve_source(source))
+    model.to(dtype).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_source(source or "embedded")).save_pretrained(folder)
+
+
+class Official:
+    name = "official"
+
+    def __init__(self, folder: str):
+        self.model = OlmoeForCausalLM.from_pretrained(folder).eval()
+        self.backbone = self.model.model
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+
+    @torch.inference_mode()
+    def __call__(self, texts: list[str], prompt: str) -> torch.Tensor:
+        vectors = []
+        for start in range(0, len(texts), 128):
+            filled = [prompt.replace("{text}", text) for text in texts[start : start + 128]]
+            batch = self.tokenizer(filled, padding=True, return_tensors="pt", max_length=MAX_LENGTH, truncation=True)
+            batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            output = self.model(**batch, output_hidden_states=True, output_router_logits=True)
+            routing = [logits.view(len(filled), -1, logits.shape[-1])[:, -1] for logits in output.router_logits]
+            vectors.append(torch.cat([output.hidden_states[-1][:, -1], *routing], dim=1).float())
+        return torch.cat(vectors)
+
+
+class SentenceTransformers:
+    name = "sentence-transformers"
+
+    def __init__(self, folder: str):
+        transformer = Transformer(folder)
+        transformer.max_seq_length = MAX_LENGTH
+        self.model = SentenceTransformer(
+            modules=[transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")],
+            device="cpu",
+        )
+        self.backbone = transformer.model
+
+    def __call__(self, texts: list[str], prompt: str) -> torch.Tensor:
+        return self.model.encode([prompt.replace("{text}", text) for text in texts], show_progress_bar=False)
+
+
+class Ours:
+    name = "moee_hf"
+
+    def __init__(self, folder: str):
+        self.model = MoEEModel.from_pretrained(folder, max_length=MAX_LENGTH)
+        self.backbone = self.model.model
+
+    def __call__(self, texts: list[str], prompt: str, combination: str = "concat") -> torch.Tensor:
+        return self.model.encode(texts, prompt=prompt, combination=combination, show_progress_bar=False)
+
+
+class OursHidden(Ours):
+    name = "moee_hf, HS alone"
+
+    def __call__(self, texts: list[str], prompt: str) -> torch.Tensor:
+        return super().__call__(texts, prompt, "hs")
+
+
+WAYS = (Official, SentenceTransformers, Ours, OursHidden)
+
+
+def memory_growth(way: type, folder: str, texts: list[str], prompt: str) -> int:
+    """MiB by which the peak of a process's memory outgrows what it held before it embeds the texts."""
+    model = way(folder)
+    model(texts[:1], prompt)
+    with PeakMemory() as memory:
+        model(texts, prompt)
+    return memory.growth
+
+
+def time_paired(ways: list, texts: list[str], prompt: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way, round by round; the order turns with every round."""
+    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
+    for way in ways:
+        way(texts, prompt)
+    for number in range(rounds):
+        for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
+            start = time.perf_counter()
+            way(texts, prompt)
+            seconds[way.name].append(time.perf_counter() - start)
+    return seconds
+
+
+def print_table(folder: str, data: Path, rounds: int) -> None:
+    models = [way(folder) for way in WAYS]
+    tokenizer = models[0].tokenizer
+    print("| texts | prompt | way | tokens of text/s | padded | time / moee_hf | memory growth, MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, texts in texts_of(data).items():
+        tokens = sum(min(len(ids), MAX_LENGTH) for ids in tokenizer(texts)["input_ids"])
+        for prompt_name, prompt in (("none", "{text}"), ("prompteol", PROMPTEOL), ("knowledge", KNOWLEDGE)):
+            seconds = time_paired(models, texts, prompt, rounds)
+            for model in models:
+                pairs = zip(seconds[model.name], seconds[Ours.name], strict=True)
+                ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+                rate = tokens / statistics.median(seconds[model.name])
+                padded = padded_share(model, texts, prompt)
+                memory = in_new_process(memory_growth, type(model), folder, texts, prompt)
+                row = f"{name} | {prompt_name} | {model.name} | {rate:.0f} | {padded:.0%} | {ratio:.2f} | {memory}"
+                print(f"| {row} |", flush=True)
+
+
+def padded_share(model: Any, texts: list[str], prompt: str) -> float:
+    """Share of padding in what the backbone reads."""
+    padding = read = 0
+
+    def count(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        nonlocal padding, read
+        batch, mask = kwargs["input_ids"], kwargs["attention_mask"]
+        read += batch.numel()
+        padding += int((mask[:, mask.shape[1] - batch.shape[1] :] == 0).sum())
+
+    hook = model.backbone.register_forward_pre_hook(count, with_kwargs=True)
+    model(texts, prompt)
+    hook.remove()
+    return padding / read

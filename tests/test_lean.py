@@ -1,0 +1,268 @@
+"""`encode` computes no more than it reads, and gets the vectors of `forward`, which computes everything."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXTS
+from test_backbones import SUPPORTED
+from tiny_backbones import redraw, tiny_config
+from transformers import OlmoeForCausalLM
+
+from moee_hf import MoEEConfig, MoEEModel, batching_moee, experts_moee
+from moee_hf.batching_moee import run_batches, windows
+from moee_hf.prefix_moee import PrefixCache, common_prefix
+from moee_hf.reading_moee import pad, read_batch
+from moee_hf.routing_moee import prunable_modules
+
+GENERATOR = torch.Generator().manual_seed(2)
+HEAD = [5, 6, 7, 8, 9]
+IDS = [HEAD + torch.randint(4, 90, (length,), generator=GENERATOR).tolist() for length in (7, 2, 4)]
+# whose last layer is computed for one token of each text, and whose prompts are computed once
+ARCHITECTURES = {
+    "olmoe": (2, True),
+    "qwen2_moe": (2, True),
+    "mixtral": (2, True),
+    "deepseek": (2, True),
+    "deepseek_v3": (2, True),
+    "gpt_oss": (2, True),  # windowed attention, and sinks
+    "granitemoehybrid": (2, False),  # state spaces
+    "jamba": (2, False),
+    "qwen3_next": (2, False),  # linear attention
+    "inkling_text": (0, False),  # convolutions after the experts
+    "zaya": (0, False),
+    "llama4_text": (0, True),
+    "switch_transformers": (0, False),
+    "openai_privacy_filter": (2, False),  # reads both ways
+}
+
+
+def tiny_model(model_type):
+    return redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_what_is_spared_by_architecture(model_type):
+    model = tiny_model(model_type)
+    assert (len(prunable_modules(model.model)), PrefixCache.suits(model.model)) == ARCHITECTURES[model_type]
+
+
+@pytest.mark.parametrize("model_type", SUPPORTED)
+def test_every_saving_gives_the_plain_vectors(model_type):
+    model = tiny_model(model_type)
+    rows = model.config.router_rows
+    for pooling in ("lasttoken", "mean", "weightedmean"):
+        model.config.pooling = pooling
+        for layer in (-1, 2):
+            model.config.hidden_layer = layer
+            with torch.no_grad():
+                try:
+                    plain = model(**pad(IDS))
+                except ValueError:  # several states per token between its layers
+                    continue
+                for read, hidden in ((rows, True), (rows[:1], False), ([], True)):
+                    captures = [read_batch(model, pad(IDS), read, hidden, lean=True)]
+                    if PrefixCache.suits(model.model):
+                        cache = PrefixCache(model.model)
+                        cache.captured = read_batch(model, pad([HEAD]), read, hidden, lean=True, cache=cache)
+                        rest = pad([ids[len(HEAD) :] for ids in IDS])
+                        captures += [read_batch(model, rest, read, hidden, lean=True, cache=cache) for _ in range(2)]
+                    for capture in captures:
+                        if hidden:
+                            torch.testing.assert_close(capture.hidden, plain.pooled_hidden_state, atol=1e-5, rtol=0)
+                        if read:
+                            expected = plain.router_weights[:, : len(read)]
+                            torch.testing.assert_close(capture.routing_weights(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def tokens_read(model):
+    """The number of tokens that each layer gets, in the order of the calls, as (layer, rows, tokens of a row)."""
+    calls = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda m, args, i=i: calls.append((i, *args[0].shape[:2])))
+        for i, layer in enumerate(model.model.layers)
+    ]
+    yield calls
+    for hook in hooks:
+        hook.remove()
+
+
+LONG_PROMPT = "Here is one of many sentences, and there is a lot to say before it comes at last : {text} . In a word :"
+MANY = [f"{number} {word}" for number in range(40) for word in ("cats", "dogs and rain")]
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean", "weightedmean"])
+@pytest.mark.parametrize("combination", ["hs", "rw", "concat", "sum"])
+def test_many_texts_in_a_long_prompt(model, tokens_read, pooling, combination):
+    """The words before the text are read once, and every text's embedding is that of the text alone."""
+    model.config.pooling = pooling
+    with torch.no_grad():
+        alone = [model(**model.tokenize(text, prompt=LONG_PROMPT), combination=combination) for text in MANY]
+    tokens_read.clear()
+    embeddings = model.encode(MANY, prompt=LONG_PROMPT, combination=combination)
+    assert np.abs(embeddings - torch.cat([output.embeddings for output in alone]).numpy()).max() < 1e-5
+    ids = model.tokenizer([LONG_PROMPT.format(text=text) for text in MANY])["input_ids"]
+    prefix = common_prefix(ids)
+    assert len(prefix) > 15
+    first = [rows * tokens for layer, rows, tokens in tokens_read if layer == 0]
+    assert first[0] == len(prefix)
+    assert sum(first) < len(prefix) + 1.2 * sum(len(row) - len(prefix) for row in ids)
+
+
+def test_common_prefix_leaves_a_token_and_must_be_worth_it():
+    assert common_prefix([]) == []
+    assert common_prefix([[1] * 300]) == []
+    assert common_prefix([[1, 2, 3]] * 200) == [1, 2]
+    assert common_prefix([[1, 2, 3], [1, 2, 4]] * 100) == [1, 2]
+    assert common_prefix([[1, 2, 3], [1, 2]] * 200) == [1]
+    assert common_prefix([[1, 2, 3], [1, 2]] * 100) == []  # 199 tokens would be spared
+    assert common_prefix([[1, 2, 3], [2, 2, 3]] * 1000) == []
+
+
+def test_the_pass_ends_with_what_is_read(model, tokens_read):
+    model.config.router_layers = [0, 2]
+    model.encode(TEXTS, combination="rw")
+    assert {layer for layer, *_ in tokens_read} == {0, 1, 2}
+    tokens_read.clear()
+    model.config.hidden_layer = 1
+    model.encode(TEXTS, combination="hs")
+    assert {layer for layer, *_ in tokens_read} == {0}  # what it leaves is what the next one would get
+    tokens_read.clear()
+    model.encode(TEXTS, combination="sum")
+    assert {layer for layer, *_ in tokens_read} == {0, 1, 2}
+
+
+def test_the_last_layer_is_computed_for_one_token(model):
+    shapes = []
+    last = model.model.layers[-1]
+    hooks = [
+        module.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape[:2])))
+        for module in (last.self_attn.o_proj, last.mlp)
+    ]
+    model.encode(TEXTS)
+    assert shapes == [(len(TEXTS), 1)] * 2
+    for hook in hooks:
+        hook.remove()
+
+
+def test_equal_texts_are_read_once(model, tokens_read):
+    texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[0]]
+    embeddings = model.encode(texts)
+    assert {rows for _, rows, _ in tokens_read} == {2}
+    assert np.array_equal(embeddings, embeddings[[0, 1, 0, 0]])
+    assert np.array_equal(embeddings[:2], model.encode(texts[:2]))
+
+
+def test_batches_keep_to_the_budget(model, tokens_read, monkeypatch):
+    expected = model.encode(MANY)
+    tokens_read.clear()
+    monkeypatch.setattr(batching_moee, "CPU_TOKENS", 100)
+    assert np.abs(model.encode(MANY) - expected).max() < 1e-5
+    assert max(rows * tokens for _, rows, tokens in tokens_read) <= 100
+    tokens_read.clear()
+    model.encode(MANY, batch_size=2)
+    assert max(rows for _, rows, _ in tokens_read) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_batch_that_memory_does_not_hold_is_halved(error):
+    tried = []
+
+    def run(places):
+        tried.append(len(places))
+        if len(places) > 3:
+            raise error
+        return [place * 10 for place in places]
+
+    lengths = [7, 5, 6, 5, 7, 6, 5, 5]
+    batches = list(run_batches(run, lengths, 1000, None))
+    assert sorted(place for places, _ in batches for place in places) == list(range(8))
+    assert all(result == [place * 10 for place in places] for places, result in batches)
+    assert tried[:3] == [8, 4, 2]
+    assert 4 not in tried[2:]  # what was learnt is kept
+
+
+def test_errors_of_a_batch_are_its_own():
+    def run(places):
+        raise torch.OutOfMemoryError("too long a text")
+
+    with pytest.raises(torch.OutOfMemoryError, match="too long a text"):
+        list(run_batches(run, [9, 9], 1000, None))
+
+    def fail(places):
+        raise RuntimeError("shapes")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(run_batches(fail, [9, 9], 1000, None))
+
+
+def test_windows_are_bounded(monkeypatch):
+    monkeypatch.setattr(batching_moee, "WINDOW_TEXTS", 3)
+    monkeypatch.setattr(batching_moee, "WINDOW_CHARACTERS", 10)
+    texts = ["a", "b", "c", "d", "e" * 12, "f", "g" * 9, "h", "i"]
+    assert [len(window) for window in windows(texts)] == [3, 2, 2, 2]
+    assert [text for window in windows(texts) for text in window] == texts
+
+
+def test_streams_are_read_as_they_come(model, monkeypatch):
+    monkeypatch.setattr(batching_moee, "WINDOW_TEXTS", 16)
+    read = []
+    parts = model.encode_stream(read.append(text) or text for text in MANY)
+    assert read == []
+    first = next(parts)
+    assert (len(first), len(read)) == (16, 16)
+    embeddings = np.concatenate([first, *parts])
+    assert embeddings.dtype == np.float32
+    assert np.abs(embeddings - model.encode(MANY, batch_size=1)).max() < 1e-5
+    with pytest.raises(ValueError, match=r"texts\[20\]: expected a text to embed; got an empty string"):
+        list(model.encode_stream([*MANY[:20], ""]))
+    with pytest.raises(ValueError, match="combination: expected one of"):
+        model.encode_stream(MANY, combination="both")
+
+
+class TestExperts:
+    """One by one on the processor, whatever the architecture's weights look like."""
+
+    # biases, transposed and interleaved weights; no gate; shared experts; a norm of its own
+    @pytest.mark.parametrize("model_type", ["olmoe", "gpt_oss", "nemotron_h", "deepseek_v3", "mixtral", "qwen3_next"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_agrees_with_eager(self, model_type, dtype, monkeypatch):
+        model = tiny_model(model_type).to(dtype)
+        monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 1)
+        monkeypatch.setattr(experts_moee, "grouped_mm_experts_forward", None)
+        experts = next(m for m in model.modules() if hasattr(m, "_is_expert_parallel"))
+        generator = torch.Generator().manual_seed(0)
+        width = (experts.down_proj.shape[1:] if not experts.is_transposed else experts.down_proj.shape[:0:-1])[0]
+        hidden = torch.randn(50, width, generator=generator).to(dtype)
+        weights, index = torch.randn(50, experts.num_experts, generator=generator).softmax(-1).topk(2)
+        index[index == 3] = 2  # an expert without tokens
+        with torch.no_grad():
+            experts.config._experts_implementation = "eager"
+            expected = experts(hidden, index, weights.to(dtype))
+            experts.config._experts_implementation = experts_moee.NAME
+            got = experts(hidden, index, weights.to(dtype))
+        assert got.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+        torch.testing.assert_close(got, expected, atol=tolerance * expected.abs().max().item(), rtol=0)
+
+    def test_a_loaded_model_uses_them_unless_told_otherwise(self, loaded, saved, tmp_path):
+        def implementation(model):
+            return model.model.config._experts_implementation
+
+        assert implementation(loaded) == experts_moee.NAME
+        for name in ("eager", "grouped_mm"):
+            assert implementation(MoEEModel.from_pretrained(saved, experts_implementation=name)) == name
+        # nothing of it is saved
+        assert experts_moee.NAME not in (saved / "config.json").read_text()
+        assert OlmoeForCausalLM.from_pretrained(saved).config._experts_implementation == "grouped_mm"
+
+    def test_gradients(self, monkeypatch):
+        monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
+        gradients = {}
+        for name in (experts_moee.NAME, "eager"):
+            model = MoEEModel.from_pretrained("embedded", dtype=torch.float32, experts_implementation=name)
+            model(input_ids=torch.arange(5, 45)[None]).embeddings.square().sum().backward()
+            gradients[name] = model.model.layers[0].mlp.experts.down_proj.grad
+        torch.testing.assert_close(*gradients.values(), atol=1e-5, rtol=1e-3)
