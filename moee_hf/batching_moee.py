@@ -43,42 +43,55 @@ def token_budget(device: torch.device, bytes_per_token: int) -> int:
     return min(max(free // (2 * bytes_per_token), MIN_TOKENS), MAX_TOKENS)
 
 
-def run_batches(
-    run: Callable[[list[int]], Result], lengths: Sequence[int], budget: int, batch_size: int | None
-) -> Iterator[tuple[list[int], Result]]:
-    """Run a function on batches of texts of similar length, the longest first; halve those that memory does not hold.
+class Batches:
+    """Batches of texts of similar length, the longest first; those that memory does not hold are halved, and the rest.
 
     Args:
-        run: The function, of the places of a batch's texts.
-        lengths: Number of tokens of each text.
-        budget: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
-        batch_size: The most texts of a batch. None: as many as the budget allows.
-
-    Returns:
-        The places of each batch, and what `run` made of it.
+        num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
+        num_texts: The most texts of a batch. None: as many as the tokens allow.
     """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    while order:
-        size = max(1, budget // lengths[order[0]])
-        places = order[: size if batch_size is None else min(size, batch_size)]
-        try:
-            result = run(places)
-        except RuntimeError as error:
-            if len(places) == 1 or not _is_out_of_memory(error):
-                raise
-        else:
-            yield places, result
-            order = order[len(places) :]
-            continue
-        # outside of the handler, whose traceback holds on to the tensors of the pass
-        budget = len(places) // 2 * lengths[places[0]]
-        logger.warning(
-            f"A batch of {len(places)} texts does not fit into memory; going on with at most {budget} tokens."
-        )
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+    def __init__(self, num_tokens: int, num_texts: int | None = None):
+        self.num_tokens, self.num_texts = num_tokens, num_texts
+
+    def run(
+        self, function: Callable[[list[int]], Result], lengths: Sequence[int]
+    ) -> Iterator[tuple[list[int], Result]]:
+        """Run a function on batches.
+
+        Args:
+            function: Takes the places of a batch's texts.
+            lengths: Number of tokens of each text.
+
+        Yields:
+            The places of each batch, and what the function made of it.
+
+        Raises:
+            RuntimeError: What the function raises, unless memory was short and the batch can be halved.
+        """
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        while order:
+            size = max(1, self.num_tokens // lengths[order[0]])
+            places = order[: size if self.num_texts is None else min(size, self.num_texts)]
+            try:
+                result = function(places)
+            except RuntimeError as error:
+                if len(places) == 1 or not _is_out_of_memory(error):
+                    raise
+            else:
+                yield places, result
+                order = order[len(places) :]
+                continue
+            # outside of the handler, whose traceback holds on to the tensors of the pass
+            self.num_tokens = len(places) // 2 * lengths[places[0]]
+            logger.warning(
+                f"A batch of {len(places)} texts does not fit into memory; going on with {self.num_tokens} tokens."
+            )
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    signs = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")  # of CUDA and MPS, of the processor, of cuBLAS
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)

@@ -73,10 +73,6 @@ class Capture:
     def set_hidden(self, values: torch.Tensor) -> None:
         """Take the hidden states `[B, T, D]` that are pooled to HS."""
         self.hidden = self._pool(values, None if self.before is None else self.before.hidden)
-
-    def set_layer_input(self, values: torch.Tensor) -> None:
-        """Take the input `[B, T, D]` of the layer to read, which is HS."""
-        self.set_hidden(values)
         self._end_if_complete()
 
     def routing_weights(self) -> Any:
@@ -100,8 +96,8 @@ class Capture:
     def _pool(self, values: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
         values = values.reshape(len(self.attention_mask), -1, values.shape[-1])
         if self.pooling == "lasttoken":
-            # one token of each text: the last layer was computed for no other
-            return (values[:, 0] if values.shape[1] == 1 else last_token(values, self.attention_mask)).float()
+            # of the last layer there may be one token of each text
+            return last_token(values, self.attention_mask).float()
         pooled = pool(values, self.attention_mask, self.pooling, self.num_tokens_before)
         if self.before is None or before is None:
             return pooled
@@ -175,7 +171,7 @@ class LayerHook:
                 f"MoEEConfig.hidden_layer: expected one hidden state per token; between its layers this backbone has "
                 f"{hidden.shape[2]} of them (shape {tuple(hidden.shape)}). Use hidden_layer=-1."
             )
-        capture.set_layer_input(hidden)
+        capture.set_hidden(hidden)
 
 
 def prune(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -183,6 +179,8 @@ def prune(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     capture = _active.get()
     if capture is None or not capture.lean or capture.pooling != "lasttoken":
         return None
+    if len(capture.attention_mask) == 1:
+        return None  # a text alone is what `forward` makes of it, to the last bit
     hidden = args[0] if args else kwargs["hidden_states"]
     hidden = last_token(hidden, capture.attention_mask)[:, None]  # [B, 1, D]
     return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

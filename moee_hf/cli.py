@@ -129,7 +129,7 @@ def _display_width(text: str) -> int:
 
 def _embed(arguments: argparse.Namespace) -> None:
     check_output(arguments.output)
-    if arguments.input != "-":  # what is wrong anywhere in a file is said before the work
+    if os.path.isfile(arguments.input):  # what is wrong anywhere in a file is said before the work
         deque(iter_texts(arguments.input, arguments.column), maxlen=0)
     texts = iter_texts(arguments.input, arguments.column)
     if (first := next(texts, None)) is None:

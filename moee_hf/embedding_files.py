@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -48,6 +49,10 @@ def write_embeddings(
 
     Returns:
         Number and width of the embeddings.
+
+    Raises:
+        ValueError: If there are none.
+        OSError: If the file cannot be written.
     """
     path, texts, count, width = Path(output), iter(texts), 0, 0
     partial = path.with_name(f".{path.name}.partial")
@@ -61,12 +66,13 @@ def write_embeddings(
             count += len(part)
         if writer is None:
             raise ValueError(f"{output}: expected embeddings to write; got none.")
-        writer.close()
-        writer = None
+        open_writer, writer = writer, None
+        open_writer.close()
         partial.replace(path)
     finally:
         if writer is not None:
-            writer.close()
+            with contextlib.suppress(OSError):  # what went wrong before is on its way up
+                writer.close()
         partial.unlink(missing_ok=True)
     return count, width
 

@@ -15,7 +15,12 @@ MIN_TOKENS_PER_EXPERT = 128
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
-    """Let a backbone compute its experts as below where it would use transformers' `grouped_mm`, its default."""
+    """Let a backbone compute its experts as below where it would use transformers' `grouped_mm`, its default.
+
+    Quantized experts have implementations of their own.
+    """
+    if getattr(backbone, "hf_quantizer", None) is not None:
+        return
     for module in backbone.modules():
         config: Any = getattr(module, "config", None)
         if getattr(config, "_experts_implementation", None) == "grouped_mm":
@@ -49,6 +54,7 @@ def experts_forward(
     counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()  # without those elsewhere
     # where the last product is all that follows, tokens are weighted before it, while they are narrower
     weight_first = not (self.has_bias or self.has_post_expert_norm)
+    weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_
     output = torch.zeros_like(hidden_states)
     start = 0
     for expert, count in enumerate(counts):
@@ -59,12 +65,12 @@ def experts_forward(
         hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden)
         hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
         if weight_first:
-            hidden.mul_(weights[part])
+            hidden = weigh(hidden, weights[part])
         hidden = _linear(self, "down_proj", expert, hidden)
         if self.has_post_expert_norm:
             hidden = self.post_expert_norm(hidden)
         if not weight_first:
-            hidden.mul_(weights[part])
+            hidden = weigh(hidden, weights[part])
         output.index_add_(0, tokens[part], hidden.to(output.dtype))
     return output
 

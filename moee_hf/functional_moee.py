@@ -73,7 +73,12 @@ def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str, num_b
 
 
 def last_token(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return the values of each text's last token, of shape `(batch_size, size)`; arguments are those of `pool`."""
+    """Return the values of each text's last token, of shape `(batch_size, size)`; arguments are those of `pool`.
+
+    Where there is one value a text, it is that one, whatever the mask.
+    """
+    if values.shape[1] == 1:
+        return values[:, 0]
     mask = attention_mask.to(values.device)
     rows = torch.arange(len(values), device=values.device)
     return values[rows, (mask.cumsum(dim=1) * mask).argmax(dim=1)]

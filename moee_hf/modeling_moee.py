@@ -22,7 +22,7 @@ from .configuration_moee import MoEEConfig
 from .functional_moee import check_alpha, combine, pad_right, similarity, similarity_pairwise
 from .loading_moee import MoEEPreTrainedModel
 from .prompts_moee import check_template, check_texts, stream_texts
-from .reading_moee import input_device, pad, read_batch, read_batches, token_ids
+from .reading_moee import batches_of, input_device, pad, read_batch, read_batches, token_ids
 from .routing_moee import backbone_class, layer_to_read
 from .statistics_moee import Moments, Statistics, fitted
 
@@ -147,7 +147,9 @@ class MoEEModel(MoEEPreTrainedModel):
                 finite.
         """
         one, texts = isinstance(texts, str), check_texts(texts)
-        parts = self.encode_stream(
+        size = self.config.size(self.config.combination if combination is None else combination)
+        embeddings, end = np.empty((len(texts), size), np.float32), 0
+        for part in self.encode_stream(
             texts,
             prompt_name=prompt_name,
             prompt=prompt,
@@ -157,9 +159,8 @@ class MoEEModel(MoEEPreTrainedModel):
             combination=combination,
             alpha=alpha,
             standardize=standardize,
-        )
-        size = self.config.size(self.config.combination if combination is None else combination)
-        embeddings = np.concatenate([np.empty((0, size), np.float32), *parts])
+        ):
+            embeddings[end : (end := end + len(part))] = part
         result = embeddings[0] if one else embeddings
         if convert_to_tensor:
             return torch.from_numpy(result).to(input_device(self))
@@ -182,7 +183,8 @@ class MoEEModel(MoEEPreTrainedModel):
         """Embed any number of texts as they come, in flat memory; arguments and errors are those of `encode`.
 
         Returns:
-            An iterator over float32 arrays of shape `(n, embedding_size)`, each of the next n texts, some thousands.
+            An iterator over float32 arrays of shape `(n, embedding_size)`, each of the next n texts, two thousand or
+            so.
         """
         config = self.config
         _check_batch_size(batch_size)
@@ -194,14 +196,17 @@ class MoEEModel(MoEEPreTrainedModel):
         if config.standardize if standardize is None else standardize:
             self.check_calibration(template)
 
-        def embed(window: list[str], first: int) -> np.ndarray:
+        total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
+        stream, batches = stream_texts(texts), batches_of(self, batch_size)
+
+        def embed(window: list[str], first: int, progress: Any) -> np.ndarray:
             numbers: dict[str, int] = {}  # equal texts are read once
             for number, text in enumerate(window, first):
                 numbers.setdefault(text, number)
             places = {text: place for place, text in enumerate(numbers)}
             embeddings = np.empty((len(places), size), np.float32)
             for batch, captured in read_batches(
-                self, list(numbers), template, rows, read_hidden, batch_size, list(numbers.values())
+                self, list(numbers), list(numbers.values()), template, batches, rows, read_hidden
             ):
                 hidden, routing = captured.hidden, captured.routing_weights()
                 vectors = self._combine(hidden, routing, combination, alpha, standardize)
@@ -218,17 +223,16 @@ class MoEEModel(MoEEPreTrainedModel):
             progress.update(len(window) - len(places))
             return embeddings[[places[text] for text in window]]
 
-        def stream() -> Iterator[np.ndarray]:
+        def parts() -> Iterator[np.ndarray]:
             first = 0
-            with progress:
-                for window in windows(stream_texts(texts)):
+            with _progress(show_progress_bar, "Embedding", total) as progress:
+                for window in windows(stream):
                     with torch.inference_mode():
-                        embeddings = embed(window, first)
+                        embeddings = embed(window, first, progress)
                     yield embeddings
                     first += len(window)
 
-        progress = _progress(show_progress_bar, "Embedding", len(texts) if isinstance(texts, Sized) else None)
-        return stream()
+        return parts()
 
     def tokenize(
         self, texts: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None
@@ -280,13 +284,15 @@ class MoEEModel(MoEEPreTrainedModel):
         template = self._template(prompt_name, prompt)
         rows = list(range(self.config.router_shape[0]))
         hidden_moments, routing_moments, first = Moments(), Moments(), 0
-        with torch.inference_mode(), _progress(show_progress_bar, "Calibrating", None) as progress:
+        batches = batches_of(self, batch_size)
+        with _progress(show_progress_bar, "Calibrating", None) as progress:
             for window in windows(stream_texts(texts)):
                 numbers = range(first, first := first + len(window))
-                for batch, captured in read_batches(self, window, template, rows, True, batch_size, numbers):
-                    hidden_moments.update(captured.hidden)
-                    routing_moments.update(captured.routing_weights())
-                    progress.update(len(batch))
+                with torch.inference_mode():
+                    for batch, captured in read_batches(self, window, numbers, template, batches, rows):
+                        hidden_moments.update(captured.hidden)
+                        routing_moments.update(captured.routing_weights())
+                        progress.update(len(batch))
         self.set_statistics(**fitted(hidden_moments, routing_moments))
         self.config.standardize = True
         self.config.calibration = self.config.choices(template)

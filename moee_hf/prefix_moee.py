@@ -36,9 +36,13 @@ class PrefixCache(DynamicCache):
     def suits(cls, backbone: PreTrainedModel) -> bool:
         """Whether the backbone reads texts from first to last, and all it knows of earlier tokens is keys and values.
 
-        State spaces, linear attention, convolutions and compressed keys keep states of other kinds.
+        State spaces, linear attention, convolutions and compressed keys keep states of other kinds; some positions
+        depend on the length of the whole text.
         """
-        if not all(getattr(module, "is_causal", True) for module in text_model(backbone).modules()):
+        text = text_model(backbone)
+        if not all(getattr(part, "is_causal", True) for part in (text.config, *text.modules())):
+            return False
+        if any(f"'{kind}'" in str(getattr(text.config, "rope_parameters", None)) for kind in ("dynamic", "longrope")):
             return False
         kinds = {type(layer) for layer in cls(backbone).layers}
         return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

@@ -93,7 +93,11 @@ def _check_unicode(name: str, text: str) -> None:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], template: str, max_length: int, numbers: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    template: str,
+    max_length: int,
+    numbers: Sequence[int] | None = None,
 ) -> tuple[list[list[int]], int]:
     """Tokenise each text inside the template; a text too long loses its end, the template nothing.
 
@@ -105,7 +109,7 @@ def tokenize(
         texts: The texts.
         template: A string with `{text}` exactly once.
         max_length: The most tokens that a filled template may have, special tokens included.
-        numbers: Numbers of the texts, for errors.
+        numbers: Numbers of the texts, for errors. None: 0, 1, 2, ...
 
     Returns:
         The token ids of each text, and how many texts were cut.
@@ -121,9 +125,9 @@ def tokenize(
 
     ids = token_ids(texts) if texts else []
     if without := [i for i, text_ids in enumerate(ids) if not text_ids]:
+        number = without[0] if numbers is None else numbers[without[0]]
         raise ValueError(
-            f"texts[{numbers[without[0]]}]: expected a text with tokens; the tokenizer finds none in "
-            f"{texts[without[0]]!r}."
+            f"texts[{number}]: expected a text with tokens; the tokenizer finds none in {texts[without[0]]!r}."
         )
     too_long = [i for i, text_ids in enumerate(ids) if len(text_ids) > max_length]
     for i in too_long:

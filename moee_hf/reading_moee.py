@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
-from .batching_moee import run_batches, token_budget
+from .batching_moee import Batches, token_budget
 from .capture_moee import Capture
 from .prefix_moee import PrefixCache, common_prefix
 from .prompts_moee import tokenize
@@ -21,25 +21,28 @@ logger = logging.get_logger(__name__)
 def read_batches(
     model: Any,
     texts: Sequence[str],
+    numbers: Sequence[int],
     template: str,
+    batches: Batches,
     rows: list[int],
     read_hidden: bool = True,
-    batch_size: int | None = None,
-    numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], Capture]]:
     """Read texts inside a prompt, batch by batch, the longest first, and compute no more than that takes.
 
     Args:
         model: The `MoEEModel`.
         texts: The texts.
+        numbers: Their numbers, for errors.
         template: The prompt, with `{text}` once.
+        batches: How large they may be.
         rows: The routers to read, counted from 0.
         read_hidden: Whether to read HS.
-        batch_size: The most texts per forward pass. None: as many as the device is fast with.
-        numbers: Numbers of the texts, for errors. None: 0, 1, 2, ...
 
     Yields:
         The places of the texts of a batch, and what was read of them.
+
+    Raises:
+        ValueError: If a text cannot be tokenised.
     """
     model.eval()
     ids = token_ids(model, texts, template, numbers)
@@ -53,10 +56,16 @@ def read_batches(
         cache = PrefixCache(model.model)
         cache.captured = read([prefix])
     rest = [row[len(prefix) :] for row in ids]
-    # what a MoE layer holds of a token at a time is some tens of vectors
-    budget = token_budget(device, 64 * model.config.hidden_size * model.dtype.itemsize)
-    lengths = list(map(len, rest))
-    yield from run_batches(lambda places: read([rest[place] for place in places]), lengths, budget, batch_size)
+    # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
+    lengths = [len(row) + len(prefix) // 8 for row in rest]
+    yield from batches.run(lambda places: read([rest[place] for place in places]), lengths)
+
+
+def batches_of(model: Any, num_texts: int | None) -> Batches:
+    """Return how large the batches of a model may be now, and have no more texts than this."""
+    # a MoE layer holds some tens of vectors of a token at a time
+    size = 64 * model.config.hidden_size * model.dtype.itemsize
+    return Batches(token_budget(input_device(model), size), num_texts)
 
 
 def read_batch(
@@ -77,6 +86,12 @@ def read_batch(
         read_hidden: Whether to read HS.
         lean: Whether to compute only what is read.
         cache: Tokens that come before those of every text; an empty one is filled with these.
+
+    Returns:
+        HS and RW of each text, pooled.
+
+    Raises:
+        ValueError: If the backbone cannot give what the configuration asks for.
     """
     config, layer = model.config, layer_to_read(model.config.hidden_layer, model.num_layers)
     before = None if cache is None else cache.captured
@@ -96,6 +111,12 @@ def token_ids(
     model: Any, texts: Sequence[str], template: str, numbers: Sequence[int] | None = None
 ) -> list[list[int]]:
     """Return the tokens of texts inside a prompt.
+
+    Args:
+        model: The `MoEEModel`.
+        texts: The texts.
+        template: The prompt, with `{text}` once.
+        numbers: Numbers of the texts, for errors. None: 0, 1, 2, ...
 
     Raises:
         ValueError: If a text has no tokens or unknown ones, or the prompt leaves no room for any.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -106,6 +107,32 @@ def test_embeddings_come_back_as_they_were(tmp_path, suffix):
             read = np.stack(table.column("embedding").to_numpy())
     assert np.array_equal(read, embeddings)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+def test_texts_are_read_no_further_than_embeddings(tmp_path, suffix):
+    read, ahead = [], []
+    texts = (read.append(text) or text for text in TEXTS)
+
+    def parts():
+        for _ in TEXTS:
+            ahead.append(len(read))
+            yield np.zeros((1, 2), np.float32)
+
+    assert write_embeddings(str(tmp_path / f"vectors{suffix}"), texts, parts(), {}) == (len(TEXTS), 2)
+    assert ahead == list(range(len(TEXTS)))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    """The limit of a file's size stands in for it; the header alone is under it."""
+    script = (
+        "import resource, signal, sys, numpy as np; from moee_hf.embedding_files import write_embeddings\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "write_embeddings(sys.argv[1], ['a'] * 900, [np.zeros((900, 2), np.float32)], {})"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "vectors.npy"], capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])

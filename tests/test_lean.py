@@ -6,10 +6,11 @@ import torch
 from conftest import TEXTS
 from test_backbones import SUPPORTED
 from tiny_backbones import redraw, tiny_config
-from transformers import OlmoeForCausalLM
+from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from moee_hf import MoEEConfig, MoEEModel, batching_moee, experts_moee
-from moee_hf.batching_moee import run_batches, windows
+from moee_hf.batching_moee import Batches, windows
+from moee_hf.capture_moee import _active
 from moee_hf.prefix_moee import PrefixCache, common_prefix
 from moee_hf.reading_moee import pad, read_batch
 from moee_hf.routing_moee import prunable_modules
@@ -57,8 +58,10 @@ def test_every_saving_gives_the_plain_vectors(model_type):
             with torch.no_grad():
                 try:
                     plain = model(**pad(IDS))
-                except ValueError:  # several states per token between its layers
-                    continue
+                except ValueError as error:
+                    if layer == 2 and "one hidden state per token" in str(error):
+                        continue
+                    raise
                 for read, hidden in ((rows, True), (rows[:1], False), ([], True)):
                     captures = [read_batch(model, pad(IDS), read, hidden, lean=True)]
                     if PrefixCache.suits(model.model):
@@ -107,6 +110,25 @@ def test_many_texts_in_a_long_prompt(model, tokens_read, pooling, combination):
     first = [rows * tokens for layer, rows, tokens in tokens_read if layer == 0]
     assert first[0] == len(prefix)
     assert sum(first) < len(prefix) + 1.2 * sum(len(row) - len(prefix) for row in ids)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"is_causal": False},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+        {
+            "rope_parameters": {
+                **dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=8),
+                **dict(short_factor=[1.0] * 4, long_factor=[4.0] * 4),
+            }
+        },
+    ],
+    ids=["is_causal", "dynamic", "longrope"],
+)
+def test_a_prompt_that_depends_on_the_text_is_not_shared(changes):
+    config = tiny_config("olmoe", **changes)
+    assert not PrefixCache.suits(MoEEModel(MoEEConfig(backbone_config=config)).model)
 
 
 def test_common_prefix_leaves_a_token_and_must_be_worth_it():
@@ -165,7 +187,12 @@ def test_batches_keep_to_the_budget(model, tokens_read, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory"),
+    ],
 )
 def test_a_batch_that_memory_does_not_hold_is_halved(error):
     tried = []
@@ -177,11 +204,29 @@ def test_a_batch_that_memory_does_not_hold_is_halved(error):
         return [place * 10 for place in places]
 
     lengths = [7, 5, 6, 5, 7, 6, 5, 5]
-    batches = list(run_batches(run, lengths, 1000, None))
+    batches = list(Batches(1000).run(run, lengths))
     assert sorted(place for places, _ in batches for place in places) == list(range(8))
     assert all(result == [place * 10 for place in places] for places, result in batches)
     assert tried[:3] == [8, 4, 2]
     assert 4 not in tried[2:]  # what was learnt is kept
+
+
+def test_memory_that_runs_out_within_a_pass(model, monkeypatch):
+    expected = model.encode(MANY, prompt=LONG_PROMPT)
+    passes = 0
+
+    def fail_once(module, args):
+        nonlocal passes
+        passes += 1
+        if passes == 2:  # the first reads the prompt's head
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.model.layers[3].mlp.register_forward_pre_hook(fail_once)
+    embeddings = model.encode(MANY, prompt=LONG_PROMPT)
+    hook.remove()
+    assert passes == 4
+    assert _active.get() is None
+    assert np.abs(embeddings - expected).max() < 1e-5
 
 
 def test_errors_of_a_batch_are_its_own():
@@ -189,13 +234,13 @@ def test_errors_of_a_batch_are_its_own():
         raise torch.OutOfMemoryError("too long a text")
 
     with pytest.raises(torch.OutOfMemoryError, match="too long a text"):
-        list(run_batches(run, [9, 9], 1000, None))
+        list(Batches(1000).run(run, [9, 9]))
 
     def fail(places):
         raise RuntimeError("shapes")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        list(run_batches(fail, [9, 9], 1000, None))
+        list(Batches(1000).run(fail, [9, 9]))
 
 
 def test_windows_are_bounded(monkeypatch):
@@ -246,6 +291,20 @@ class TestExperts:
         assert got.dtype == dtype
         tolerance = 1e-5 if dtype == torch.float32 else 5e-2
         torch.testing.assert_close(got, expected, atol=tolerance * expected.abs().max().item(), rtol=0)
+
+    def test_a_whole_model_with_a_prompt(self, saved, monkeypatch):
+        """Savings and experts together are those of the plain implementation."""
+        expected = MoEEModel.from_pretrained(saved, experts_implementation="eager").encode(MANY, batch_size=1)
+        monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
+        assert np.abs(MoEEModel.from_pretrained(saved).encode(MANY) - expected).max() < 1e-5
+
+    def test_quantized_experts_keep_their_own(self, loaded):
+        class Quantized(torch.nn.Module):
+            config = OlmoeConfig(experts_implementation="grouped_mm")
+            hf_quantizer = object()
+
+        experts_moee.use_fast_experts(Quantized())
+        assert Quantized.config._experts_implementation == "grouped_mm"
 
     def test_a_loaded_model_uses_them_unless_told_otherwise(self, loaded, saved, tmp_path):
         def implementation(model):
