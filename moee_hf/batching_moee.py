@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -18,6 +20,8 @@ WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 4_000_000
 # tokens of a batch: on a processor, enough for each expert to be worth reading its matrices, and few enough to stay
 # near the caches; on an accelerator, what saturates it
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
+# a batch ends where its padding would cost as much as another batch does
+MAX_PADDING = 512
 
 
 def windows(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -71,8 +75,7 @@ class Batches:
         """
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         while order:
-            size = max(1, self.num_tokens // lengths[order[0]])
-            places = order[: size if self.num_texts is None else min(size, self.num_texts)]
+            places = order[: self._size([lengths[place] for place in order])]
             try:
                 result = function(places)
             except RuntimeError as error:
@@ -90,6 +93,14 @@ class Batches:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _size(self, lengths: list[int]) -> int:
+        """Return how many of these texts, the longest first, make a batch."""
+        most = max(1, self.num_tokens // lengths[0])
+        if self.num_texts is not None:
+            most = min(most, self.num_texts)
+        padding = accumulate(lengths[0] - length for length in lengths[:most])
+        return bisect.bisect_right(list(padding), MAX_PADDING)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

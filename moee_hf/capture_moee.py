@@ -8,6 +8,7 @@ where one token of each text is read, it computes only that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,9 +66,19 @@ class Capture:
         """Number of tokens before these."""
         return 0 if self.before is None else self.before.attention_mask.shape[1]
 
-    def set_routing(self, row: int, weights: torch.Tensor) -> None:
-        """Take the routing weights of one router, `[B * T, E]`, or `[B, E]` of the tokens that are read."""
-        self.routing[row] = self._pool(weights, None if self.before is None else self.before.routing[row])
+    def set_routing(self, row: int, values: torch.Tensor, activate: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Take what one router hands out, `[B * T, E]`, or `[B, E]` of the tokens that are read.
+
+        Args:
+            row: The router.
+            values: What it hands out.
+            activate: Makes routing weights of it.
+        """
+        if self.pooling == "lasttoken":
+            self.routing[row] = activate(self._pool(values, None))  # of one token, not of all
+        else:
+            before = None if self.before is None else self.before.routing[row]
+            self.routing[row] = self._pool(activate(values), before)
         self._end_if_complete()
 
     def set_hidden(self, values: torch.Tensor) -> None:
@@ -112,6 +123,14 @@ class Capture:
 _active: ContextVar[Capture | None] = ContextVar("moee_capture", default=None)
 
 
+def tokens_among(num_rows: int) -> torch.Tensor | None:
+    """Return the places of tokens among the rows `[B * T, D]` of a lean pass, without padding; None outside of one."""
+    capture = _active.get()
+    if capture is None or not capture.lean or capture.attention_mask.numel() != num_rows:
+        return None
+    return capture.attention_mask.flatten().nonzero()[:, 0]
+
+
 def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
     """Hook the routers and the layers of a backbone; the hooks do nothing outside a `Capture`.
 
@@ -144,15 +163,15 @@ class RouterHook:
         capture = _active.get()
         if capture is None or self.row not in capture.rows:
             return
-        values = output[self.index] if isinstance(output, tuple) else output
-        if not self.probabilities:
-            values = route(values, capture.activation)
-        elif capture.activation != "softmax":
+        if self.probabilities and capture.activation != "softmax":
             raise ValueError(
                 "MoEEConfig.router_activation: expected 'softmax', as the routers of this backbone hand out "
                 f"probabilities alone; got {capture.activation!r}."
             )
-        capture.set_routing(self.row, values)
+        # probabilities stay as they are
+        activation = "logits" if self.probabilities else capture.activation
+        values = output[self.index] if isinstance(output, tuple) else output
+        capture.set_routing(self.row, values, lambda values: route(values, activation))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
+from .capture_moee import tokens_among
+
 NAME = "moee_cpu"
 # with fewer tokens than this for each expert, calling them one by one costs more than it saves
 MIN_TOKENS_PER_EXPERT = 128
@@ -34,7 +36,8 @@ def experts_forward(
 
     `grouped_mm` copies every token for every expert that reads it, and holds all that they compute. On the CPU the
     system hands out that memory page by page, which can cost as much as the products; the tokens of one expert stay in
-    the cache. An implementation of transformers' interface of experts, whose attributes say how weights are laid out.
+    the cache. Padding is not computed in a lean pass. This is an implementation of transformers' interface of experts,
+    whose attributes say how weights are laid out.
 
     Args:
         self: The module of the experts.
@@ -47,10 +50,13 @@ def experts_forward(
     """
     if hidden_states.device.type != "cpu" or top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts:
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
-    experts = top_k_index.flatten()
+    places = tokens_among(len(hidden_states))
+    if places is None:
+        places = torch.arange(len(hidden_states))
+    experts = top_k_index[places].flatten()
     order = experts.argsort(stable=True)
-    tokens = order // top_k_index.shape[1]
-    weights = top_k_weights.flatten()[order][:, None]
+    tokens = places[order // top_k_index.shape[1]]
+    weights = top_k_weights[places].flatten()[order][:, None]
     counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()  # without those elsewhere
     # where the last product is all that follows, tokens are weighted before it, while they are narrower
     weight_first = not (self.has_bias or self.has_post_expert_norm)
