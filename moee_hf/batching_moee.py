@@ -22,6 +22,8 @@ WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 4_000_000
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
 # a batch ends where its padding would cost as much as another batch does
 MAX_PADDING = 512
+# larger batches are a multiple of so many texts: kernels are made and kept for each shape that comes
+TEXTS = 32
 
 
 def windows(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -100,7 +102,8 @@ class Batches:
         if self.num_texts is not None:
             most = min(most, self.num_texts)
         padding = accumulate(lengths[0] - length for length in lengths[:most])
-        return bisect.bisect_right(list(padding), MAX_PADDING)
+        size = bisect.bisect_right(list(padding), MAX_PADDING)
+        return size if size < TEXTS else size // TEXTS * TEXTS
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from .capture_moee import tokens_among
 
 NAME = "moee_cpu"
 # with fewer tokens than this for each expert, calling them one by one costs more than it saves
-MIN_TOKENS_PER_EXPERT = 128
+MIN_TOKENS_PER_EXPERT = 32
+# an expert reads so many rows at most at a time, and a multiple of so many: oneDNN makes a kernel for each number of rows
+# that it meets in bfloat16, and keeps it, nearly 1 MB
+MAX_ROWS, MULTIPLE = 512, 64
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
@@ -55,30 +59,36 @@ def experts_forward(
         places = torch.arange(len(hidden_states))
     experts = top_k_index[places].flatten()
     order = experts.argsort(stable=True)
-    tokens = places[order // top_k_index.shape[1]]
-    weights = top_k_weights[places].flatten()[order][:, None]
+    tokens = F.pad(places[order // top_k_index.shape[1]], (0, MULTIPLE))
+    weights = F.pad(top_k_weights[places].flatten()[order], (0, MULTIPLE))[:, None]
     counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()  # without those elsewhere
     # where the last product is all that follows, tokens are weighted before it, while they are narrower
     weight_first = not (self.has_bias or self.has_post_expert_norm)
     weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_
     output = torch.zeros_like(hidden_states)
-    start = 0
-    for expert, count in enumerate(counts):
-        if count == 0:
-            continue
-        part = slice(start, start := start + count)
-        hidden = hidden_states.index_select(0, tokens[part])
+    for expert, start, count in _parts(counts):
+        rows = slice(start, start + -(-count // MULTIPLE) * MULTIPLE)  # its own, then the next expert's
+        hidden = hidden_states.index_select(0, tokens[rows])
         hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden)
         hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
         if weight_first:
-            hidden = weigh(hidden, weights[part])
+            hidden = weigh(hidden, weights[rows])
         hidden = _linear(self, "down_proj", expert, hidden)
         if self.has_post_expert_norm:
             hidden = self.post_expert_norm(hidden)
         if not weight_first:
-            hidden = weigh(hidden, weights[part])
-        output.index_add_(0, tokens[part], hidden.to(output.dtype))
+            hidden = weigh(hidden, weights[rows])
+        output.index_add_(0, tokens[rows][:count], hidden[:count].to(output.dtype))
     return output
+
+
+def _parts(counts: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Expert, first row and number of rows of each product; the rows of all experts follow each other."""
+    end = 0
+    for expert, count in enumerate(counts):
+        start, end = end, end + count
+        for first in range(start, end, MAX_ROWS):
+            yield expert, first, min(MAX_ROWS, end - first)
 
 
 def _linear(experts: Any, name: str, expert: int, values: torch.Tensor) -> torch.Tensor:

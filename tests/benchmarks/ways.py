@@ -3,7 +3,9 @@
 - official: as the paper's released code: the causal LM, texts in the order given, batches of 128 padded on the left,
   all hidden states and the routers' logits of every token.
 - sentence-transformers: its own model of the same backbone, HS alone, in its batches of 32.
-- moee_hf: `MoEEModel.encode`, HS and RW; and HS alone.
+- moee_hf: `MoEEModel.encode`, HS and RW.
+
+Then what RW costs: the last one beside itself, HS alone.
 """
 
 import gzip
@@ -121,7 +123,7 @@ class OursHidden(Ours):
         return super().__call__(texts, prompt, "hs")
 
 
-WAYS = (Official, SentenceTransformers, Ours, OursHidden)
+WAYS = (Official, SentenceTransformers, Ours)
 
 
 def memory_growth(way: type, folder: str, texts: list[str], prompt: str) -> int:
@@ -161,6 +163,11 @@ def print_table(folder: str, data: Path, rounds: int) -> None:
             memory = in_new_process(memory_growth, type(model), folder, texts[name], prompt)
             print(f"| {name} | {prompt_name} | {model.name} | {rate:.0f} | {padded[model.name]:.0%}", end=" | ")
             print(f"{ratio:.2f} | {memory} |", flush=True)
+    # two passes through the same arithmetic, in many more rounds, as their difference is small
+    pair = [models[-1], OursHidden(folder)]
+    seconds = time_paired(pair, texts["short"], PROMPTS["prompteol"], 10 * rounds)
+    ratios = [both / hidden for both, hidden in zip(seconds[Ours.name], seconds[OursHidden.name], strict=True)]
+    print(f"\nHS and RW / HS alone, short texts with prompteol: {statistics.median(ratios):.3f}", flush=True)
 
 
 def padded_share(model: Any, texts: list[str], prompt: str) -> float:
