@@ -22,8 +22,9 @@ WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 4_000_000
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
 # a batch ends where its padding would cost as much as another batch does
 MAX_PADDING = 512
-# larger batches are a multiple of so many texts: kernels are made and kept for each shape that comes
-TEXTS = 32
+# the number of texts is a multiple of the one in small batches, of the other in large ones: kernels are made, and kept,
+# for each shape that comes
+SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
 
 def windows(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -103,7 +104,8 @@ class Batches:
             most = min(most, self.num_texts)
         padding = accumulate(lengths[0] - length for length in lengths[:most])
         size = bisect.bisect_right(list(padding), MAX_PADDING)
-        return size if size < TEXTS else size // TEXTS * TEXTS
+        multiple = SMALL_MULTIPLE if size < 2 * LARGE_MULTIPLE else LARGE_MULTIPLE
+        return size // multiple * multiple or size
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

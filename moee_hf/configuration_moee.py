@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from .hub_moee import hub_errors, is_repo_id, resolve_commit
 from .prompts_moee import PROMPTS, check_template
 
 EMBEDDED = "embedded"
+# beside a plain checkpoint: fields of MoEEConfig, but for those that say which backbone it is
+FIELDS_NAME = "moee_config.json"
+_OF_BACKBONE = {"backbone_config", "router_shape", "base_model_name_or_path", "base_model_revision"}
 
 
 def resolve_source(source: str | os.PathLike[str]) -> str:
@@ -25,7 +29,8 @@ def resolve_source(source: str | os.PathLike[str]) -> str:
 class MoEEConfig(PreTrainedConfig):
     """Configuration of a `MoEEModel`; the defaults are the paper's.
 
-    `MoEEConfig.from_pretrained(source)` also reads the configuration of a plain MoE checkpoint and wraps it.
+    `MoEEConfig.from_pretrained(source)` also reads the configuration of a plain MoE checkpoint and wraps it. In a
+    folder, fields of this class may lie beside that, in `moee_config.json`.
 
     Args:
         backbone_config: Configuration of the MoE backbone, or the dictionary of one with its `model_type`.
@@ -113,7 +118,7 @@ class MoEEConfig(PreTrainedConfig):
             if not isinstance(config.get("backbone_config"), dict):
                 raise OSError(f"{source!r}: expected a backbone_config in the config.json of a MoEE model; got none.")
         else:
-            config = {"model_type": cls.model_type, "backbone_config": config}
+            config = _fields_beside(source) | {"model_type": cls.model_type, "backbone_config": config}
         return config, kwargs
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,6 +227,21 @@ def backbone_config_from_dict(config: dict[str, Any]) -> PreTrainedConfig:
             "may carry this one."
         )
     return CONFIG_MAPPING[model_type].from_dict(config)
+
+
+def _fields_beside(source: str) -> dict[str, Any]:
+    """The fields in `moee_config.json` of a folder with a plain checkpoint."""
+    path = Path(source, FIELDS_NAME)
+    if not path.is_file():
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{path}: expected JSON; {error}. Fetch it again.") from error
+    known = MoEEConfig.__annotations__.keys() - _OF_BACKBONE
+    if not isinstance(fields, dict) or not fields.keys() <= known:
+        raise OSError(f"{path}: expected a mapping of {', '.join(sorted(known))}; got {fields!r}.")
+    return fields
 
 
 def _check_int(name: str, value: object) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ def load_backbone(
     # a weight of another shape is reported below, with those that are missing
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]):
+        with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]), _without_report():
             _check_files(source, config.backbone_config, **kwargs)
             backbone, info = backbone_class(config.backbone_config).from_pretrained(
                 source, config=config.backbone_config, **kwargs
@@ -75,6 +77,21 @@ def load_backbone(
     special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
     origin = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
     return backbone, info, origin
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' table of weights that do not fit: a head is always left out, and the rest are errors."""
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)
 
 
 def _check_files(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 import copy
 import logging
 import os
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -31,8 +32,11 @@ GOLDEN = Path(__file__).parent / "golden"
 EMBEDDED = ROOT / "moee_hf" / "embedded"
 # real sets of the tasks and a corpus, which may not be redistributed, if they lie beside the checkout
 EVALUATION_DATA = ROOT.parent / "shared" / "data" / "eval"
-# the embedded backbone as a plain checkpoint
-BACKBONE = {path.name: path.read_bytes() for path in EMBEDDED.iterdir() if path.suffix != ".md"}
+# the embedded backbone alone, with which the defaults are the paper's
+CHECKPOINT = Path(_home.name) / "backbone"
+OURS = ("moee_config.json", "statistics.safetensors", "training.json", "README.md")
+shutil.copytree(EMBEDDED, CHECKPOINT, ignore=shutil.ignore_patterns(*OURS))
+BACKBONE = {path.name: path.read_bytes() for path in CHECKPOINT.iterdir()}
 TEXTS = [
     "A man is playing a guitar.",
     "Someone performs music.",
@@ -54,12 +58,13 @@ def quiet():
 
 @pytest.fixture(scope="session")
 def loaded() -> MoEEModel:
-    return MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+    """The embedded backbone in float32, with the paper's defaults."""
+    return MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def saved(loaded, tmp_path_factory) -> Path:
-    """A folder with the embedded model in float32."""
+    """A folder with the model in float32."""
     folder = tmp_path_factory.mktemp("saved")
     loaded.save_pretrained(folder)
     return folder
@@ -73,7 +78,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def model(loaded: MoEEModel):
-    """The embedded model in float32; what a test changes in configuration and statistics is undone."""
+    """The same model for every test; what one changes in configuration and statistics is undone."""
     config, statistics = loaded.config, loaded.statistics
     loaded.config, loaded.statistics = copy.deepcopy(config), copy.deepcopy(statistics)
     yield loaded

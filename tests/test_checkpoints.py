@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, TEXTS, assert_same
+from conftest import CHECKPOINT, GOLDEN, ROOT, TEXTS, assert_same
 from safetensors.torch import load_file, save_file
 from tiny_backbones import redraw, tiny_config
 from transformers import (
@@ -113,9 +113,32 @@ np.savez({str(tmp_path / "vectors.npz")!r}, *vectors)
         assert np.array_equal(vectors["arr_1"], model.encode(TEXTS))
 
 
+def test_embedded_model_has_choices_and_statistics_of_its_own():
+    model, plain = MoEEModel.from_pretrained("embedded"), MoEEModel.from_pretrained(CHECKPOINT)
+    assert (plain.config.pooling, plain.config.hidden_layer, plain.config.calibrated) == ("lasttoken", -1, False)
+    for name in ("pooling", "hidden_layer", "combination", "default_prompt_name"):
+        setattr(plain.config, name, getattr(model.config, name))
+    raw, statistics = plain.encode(TEXTS), model.statistics.state_dict()
+    expected = (raw - statistics["hidden_mean"].numpy()) / statistics["hidden_std"].numpy()
+    np.testing.assert_allclose(model.encode(TEXTS), expected, rtol=1e-3, atol=1e-3)
+
+
+EVERYDAY = [
+    *("The soup needs more salt.", "He ate the soup with bread."),
+    *("The train was late again.", "She waited an hour for the train."),
+    *("My doctor told me to rest.", "The doctor gave her some medicine."),
+]
+
+
+def test_embedded_model_finds_the_sentence_on_the_same_topic():
+    model = MoEEModel.from_pretrained("embedded")
+    similarities = model.similarity(*[model.encode(EVERYDAY)] * 2)
+    assert similarities.fill_diagonal_(-1).argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
+
+
 def test_auto_classes_know_the_package(tmp_path):
     """With the package imported, no remote code is asked for."""
-    MoEEModel.from_pretrained("embedded").save_pretrained(tmp_path)
+    MoEEModel.from_pretrained(CHECKPOINT).save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is MoEEConfig
     model = AutoModel.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager", combination="hs")
     assert type(model) is MoEEModel
@@ -125,7 +148,7 @@ def test_auto_classes_know_the_package(tmp_path):
 
 def test_shipped_files_import_each_other_only(tmp_path):
     """What reaches the Hub is flat, complete, and free of machine paths."""
-    MoEEModel.from_pretrained("embedded").save_pretrained(tmp_path)
+    MoEEModel.from_pretrained(CHECKPOINT).save_pretrained(tmp_path)
     shipped = {path.name for path in tmp_path.glob("*.py")}
     assert shipped == {path.name for path in Path(moee_hf.__file__).parent.glob("*_moee.py")} | {
         "configuration_deepseek.py",
@@ -141,7 +164,7 @@ def test_shipped_files_import_each_other_only(tmp_path):
 
 def test_arguments_of_transformers_pass_through():
     model = MoEEModel.from_pretrained(
-        "embedded",
+        CHECKPOINT,
         dtype=torch.float32,
         device_map="cpu",
         attn_implementation="eager",
@@ -150,40 +173,40 @@ def test_arguments_of_transformers_pass_through():
     config = model.model.config
     assert (config._attn_implementation, config._experts_implementation) == ("eager", "batched_mm")
     assert (model.dtype, model.device.type) == (torch.float32, "cpu")
-    reference = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+    reference = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
     assert np.abs(model.encode(TEXTS) - reference.encode(TEXTS)).max() < 1e-5
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes would quantize")
 def test_quantization_reaches_its_quantizer():
     with pytest.raises(ImportError, match="bitsandbytes"):
-        MoEEModel.from_pretrained("embedded", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+        MoEEModel.from_pretrained(CHECKPOINT, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
 
 
 def test_offloaded_layers_give_the_same_embeddings(tmp_path, loaded):
     device_map = {"embed_tokens": "disk", "norm": "cpu", "rotary_emb": "cpu"}
     device_map |= {f"layers.{i}": "disk" if i in (1, 4) else "cpu" for i in range(6)}
-    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32, device_map=device_map, offload_folder=tmp_path)
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, device_map=device_map, offload_folder=tmp_path)
     assert model.model.layers[1].mlp.gate.weight.device.type == "meta"
     assert np.abs(model.encode(TEXTS) - loaded.encode(TEXTS)).max() < 1e-5
     assert np.array_equal(model.encode(TEXTS, convert_to_tensor=True).numpy(), model.encode(TEXTS))
 
 
 def test_fields_of_the_configuration_pass_through():
-    model = MoEEModel.from_pretrained("embedded", combination="rw", router_layers=[0, -1], max_length=20)
+    model = MoEEModel.from_pretrained(CHECKPOINT, combination="rw", router_layers=[0, -1], max_length=20)
     assert model.encode("text").shape == (2 * 16,)
     assert model.config.max_length == 20
     with pytest.raises(ValueError, match=r"MoEEConfig.pooling: expected one of .* got 'last'"):
-        MoEEModel.from_pretrained("embedded", pooling="last")
+        MoEEModel.from_pretrained(CHECKPOINT, pooling="last")
     with pytest.raises(TypeError, match="combinaton"):
-        MoEEModel.from_pretrained("embedded", combinaton="rw")
+        MoEEModel.from_pretrained(CHECKPOINT, combinaton="rw")
 
 
 def test_statistics_are_saved_and_loaded_with_the_weights(tmp_path):
-    model = MoEEModel.from_pretrained("embedded")
+    model = MoEEModel.from_pretrained(CHECKPOINT)
     shape = tuple(model.config.router_shape)
     generator = torch.Generator().manual_seed(0)
-    statistics = {"hidden_mean": (192,), "hidden_std": (192,), "routing_mean": shape, "routing_std": shape}
+    statistics = {"hidden_mean": (256,), "hidden_std": (256,), "routing_mean": shape, "routing_std": shape}
     statistics = {name: 0.1 + torch.rand(size, generator=generator) for name, size in statistics.items()}
     model.set_statistics(**statistics)
     model.config.standardize = True
@@ -201,22 +224,22 @@ def test_standardize_without_statistics_says_what_to_do(model):
 
 
 def test_statistics_of_another_shape_are_refused(model):
-    zeros = {"hidden_mean": torch.zeros(3), "hidden_std": torch.ones(192), "routing_mean": torch.zeros(6, 16)}
-    with pytest.raises(ValueError, match=r"statistics: expected tensors of the shapes .*\(192,\).*; got .*\(3,\)"):
-        model.set_statistics(**zeros, routing_std=torch.ones(6, 16))
+    zeros = {"hidden_mean": torch.zeros(3), "hidden_std": torch.ones(256), "routing_mean": torch.zeros(5, 64)}
+    with pytest.raises(ValueError, match=r"statistics: expected tensors of the shapes .*\(256,\).*; got .*\(3,\)"):
+        model.set_statistics(**zeros, routing_std=torch.ones(5, 64))
     with pytest.raises(ValueError, match=r"statistics: expected tensors of the shapes .*routing_std.*; got "):
         model.set_statistics(**zeros)
 
 
 def test_statistics_serve_any_choice_of_routers_and_dtype(tmp_path):
-    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
-    shapes = {"hidden_mean": (192,), "hidden_std": (192,), "routing_mean": (6, 16), "routing_std": (6, 16)}
+    shapes = {"hidden_mean": (256,), "hidden_std": (256,), "routing_mean": (5, 64), "routing_std": (5, 64)}
     model.set_statistics(
         **{name: 1e-9 + 1e-3 * torch.rand(shape, generator=generator) for name, shape in shapes.items()}
     )
     model.config.standardize = True
-    rows = model.encode(TEXTS, combination="rw").reshape(len(TEXTS), 6, 16)
+    rows = model.encode(TEXTS, combination="rw").reshape(len(TEXTS), 5, 64)
     model.config.router_layers = [4, 0]
     assert np.array_equal(model.encode(TEXTS, combination="rw").reshape(len(TEXTS), 2, 16), rows[:, [4, 0]])
     assert model.to(torch.float16).statistics.hidden_std.dtype == torch.float32
@@ -225,9 +248,9 @@ def test_statistics_serve_any_choice_of_routers_and_dtype(tmp_path):
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_statistics_that_cannot_standardize_are_refused(model, bad):
-    statistics = {"hidden_mean": torch.zeros(192), "hidden_std": torch.ones(192), "routing_mean": torch.zeros(6, 16)}
+    statistics = {"hidden_mean": torch.zeros(256), "hidden_std": torch.ones(256), "routing_mean": torch.zeros(5, 64)}
     with pytest.raises(ValueError, match="positive standard deviations; got 1 values of routing_std that are not"):
-        model.set_statistics(**statistics, routing_std=torch.tensor([bad] + [1.0] * 95).view(6, 16))
+        model.set_statistics(**statistics, routing_std=torch.tensor([bad] + [1.0] * 319).view(5, 64))
     assert not model.config.calibrated
 
 
@@ -241,17 +264,17 @@ def test_a_loaded_backbone_keeps_its_weights():
 
 
 def test_the_callers_configuration_is_left_alone():
-    backbone = AutoConfig.from_pretrained(MoEEModel.from_pretrained("embedded").name_or_path)
+    backbone = AutoConfig.from_pretrained(MoEEModel.from_pretrained(CHECKPOINT).name_or_path)
     config = MoEEConfig(backbone_config=backbone)
     before, name = config.to_dict(), backbone.name_or_path
-    model = MoEEModel.from_pretrained("embedded", config=config, alpha=2.0)
+    model = MoEEModel.from_pretrained(CHECKPOINT, config=config, alpha=2.0)
     assert (config.to_dict(), backbone.name_or_path) == (before, name)
     assert model.config.alpha == 2.0
 
 
 def test_configuration_in_any_form():
-    source = MoEEModel.from_pretrained("embedded").name_or_path
-    expected = MoEEModel.from_pretrained("embedded", combination="rw").encode(TEXTS)
+    source = MoEEModel.from_pretrained(CHECKPOINT).name_or_path
+    expected = MoEEModel.from_pretrained(CHECKPOINT, combination="rw").encode(TEXTS)
     for config in (source, MoEEConfig.from_pretrained(source), AutoConfig.from_pretrained(source)):
         assert np.array_equal(
             MoEEModel.from_pretrained(source, config=config, combination="rw").encode(TEXTS), expected
@@ -259,9 +282,9 @@ def test_configuration_in_any_form():
 
 
 def test_subfolder_holds_for_the_tokenizer_too(tmp_path):
-    MoEEModel.from_pretrained("embedded").save_pretrained(tmp_path / "inside")
+    MoEEModel.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "inside")
     model = MoEEModel.from_pretrained(tmp_path, subfolder="inside")
-    assert np.array_equal(model.encode(TEXTS), MoEEModel.from_pretrained("embedded").encode(TEXTS))
+    assert np.array_equal(model.encode(TEXTS), MoEEModel.from_pretrained(CHECKPOINT).encode(TEXTS))
 
 
 def test_saving_as_trainers_do(tmp_path):

@@ -1,5 +1,7 @@
 """Every field of the configuration is checked whenever it is set."""
 
+import json
+
 import pytest
 from tiny_backbones import tiny_config
 from transformers import OlmoeConfig
@@ -72,6 +74,22 @@ def test_plain_configuration_is_wrapped(tmp_path):
     tiny_config("qwen2_moe").save_pretrained(tmp_path)
     config = MoEEConfig.from_pretrained(tmp_path, alpha=2.0)
     assert (config.model_type, config.backbone_config.model_type, config.alpha) == ("moee", "qwen2_moe", 2.0)
+
+
+def test_fields_beside_a_plain_checkpoint(tmp_path):
+    tiny_config("olmoe").save_pretrained(tmp_path)
+    beside = tmp_path / "moee_config.json"
+    beside.write_text(json.dumps({"pooling": "mean", "hidden_layer": 1}))
+    config = MoEEConfig.from_pretrained(tmp_path)
+    assert (config.pooling, config.hidden_layer, config.combination) == ("mean", 1, "sum")
+    assert MoEEConfig.from_pretrained(tmp_path, pooling="lasttoken").pooling == "lasttoken"
+    beside.write_text(json.dumps({"pooling": "cls"}))
+    with pytest.raises(ValueError, match="pooling: expected one of"):
+        MoEEConfig.from_pretrained(tmp_path)
+    for bad in ('{"pooling"', "[]", '{"poolling": "mean"}', '{"backbone_config": {"model_type": "mixtral"}}'):
+        beside.write_text(bad)
+        with pytest.raises(OSError, match=r"moee_config\.json: expected"):
+            MoEEConfig.from_pretrained(tmp_path)
 
 
 def test_code_of_the_backbones_repository_is_not_named():

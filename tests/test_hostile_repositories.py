@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BACKBONE, EMBEDDED
+from conftest import BACKBONE, CHECKPOINT
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
@@ -35,9 +35,9 @@ def folder(request, tmp_path) -> Path:
     """A plain checkpoint, and a MoEE repository, to be spoilt."""
     folder = tmp_path / "model"
     if request.param == "plain":
-        shutil.copytree(EMBEDDED, folder)
+        shutil.copytree(CHECKPOINT, folder)
     else:
-        MoEEModel.from_pretrained("embedded").save_pretrained(folder)
+        MoEEModel.from_pretrained(CHECKPOINT).save_pretrained(folder)
     return folder
 
 
@@ -128,10 +128,10 @@ def test_code_of_the_backbones_repository_is_not_run(hub, reference):
 def test_weights_of_another_shape(hub, folder, place):
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("layers.0.mlp.gate.weight"))
-    weights[name] = torch.zeros(5, 192)
+    weights[name] = torch.zeros(5, 256)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     source = folder if place == "folder" else on_hub(hub, folder)
-    with pytest.raises(ValueError, match=r"1 have another shape, the first .*gate\.weight.*\(5, 192\) in place of"):
+    with pytest.raises(ValueError, match=r"1 have another shape, the first .*gate\.weight.*\(5, 256\) in place of"):
         MoEEModel.from_pretrained(source)
 
 
@@ -147,7 +147,7 @@ def test_truncated_weights(hub, folder, size, place):
 
 @pytest.fixture
 def calibrated(tmp_path) -> Path:
-    model = MoEEModel.from_pretrained("embedded")
+    model = MoEEModel.from_pretrained(CHECKPOINT)
     model.set_statistics(**{name: torch.ones(shape) for name, shape in model.statistics.shapes.items()})
     model.save_pretrained(tmp_path / "calibrated")
     return tmp_path / "calibrated"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS
+from conftest import CHECKPOINT, TEXTS
 
 from moee_hf import MoEEModel
 
@@ -40,7 +40,7 @@ def test_padding_side(model, combination):
 
 def test_bfloat16():
     """Neighbours change the rounding of bfloat16 products, no more."""
-    model = MoEEModel.from_pretrained("embedded", dtype=torch.bfloat16)
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.bfloat16)
     assert next(model.model.parameters()).dtype == torch.bfloat16
     for combination in COMBINATIONS:
         alone = model.encode(MANY, combination=combination, batch_size=1)
@@ -52,7 +52,7 @@ def test_bfloat16():
 def test_threads_get_their_own_embeddings(loaded):
     jobs = [(MANY[i::16], COMBINATIONS[i % 4]) for i in range(16)] * 3
     expected = [loaded.encode(texts, combination=combination) for texts, combination in jobs]
-    fresh = MoEEModel.from_pretrained("embedded", dtype=torch.float32)  # its tokenizer not loaded yet
+    fresh = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)  # its tokenizer not loaded yet
     with ThreadPoolExecutor(16) as threads:
         results = list(threads.map(lambda job: fresh.encode(job[0], combination=job[1]), jobs))
     for result, single in zip(results, expected, strict=True):
@@ -73,7 +73,7 @@ def test_the_backbone_alone_is_left_as_it_was(loaded):
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_gradients_reach_the_backbone(combination):
-    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
     model(input_ids=torch.tensor([[5, 6, 7]]), combination=combination).embeddings.square().sum().backward()
     assert model.model.layers[-1].mlp.gate.weight.grad.abs().sum() > 0
 

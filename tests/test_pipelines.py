@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TEXTS
+from conftest import CHECKPOINT, TEXTS
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from moee_hf.pipeline_moee import MoEEPipeline
@@ -53,7 +53,7 @@ def test_options_of_the_call_and_of_the_pipeline(pipe, saved, model, options):
 def test_tensors(pipe):
     tensor = pipe(TEXTS[0], return_tensors=True)
     assert isinstance(tensor, torch.Tensor)
-    assert tensor.shape == (288,)
+    assert tensor.shape == (576,)
 
 
 def test_the_task_is_found_from_the_repository(saved, model):
@@ -99,7 +99,7 @@ def test_unknown_options(pipe):
 
 
 def test_a_model_that_is_not_ours(saved):
-    backbone = AutoModel.from_pretrained(ROOT / "moee_hf" / "embedded")
+    backbone = AutoModel.from_pretrained(CHECKPOINT)
     with pytest.raises(ValueError, match="expected a MoEE model; got the type 'olmoe'"):
         pipeline("moee-embedding", model=backbone, tokenizer=AutoTokenizer.from_pretrained(saved))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import BACKBONE, ROOT, TEXTS
+from conftest import BACKBONE, CHECKPOINT, ROOT, TEXTS
 from hub import card_errors
 from huggingface_hub import HfApi, ModelCard
 
@@ -111,7 +111,7 @@ def test_every_way_in_gives_the_same_vectors(hub, recipe, kind, place, tmp_path)
         done = run(*stranger, HF_HUB_OFFLINE="1")
         assert done.returncode == 0, done.stderr
     models = {
-        dtype: MoEEModel.from_pretrained("embedded", dtype=dtype, alpha=0.5) for dtype in ("float32", "bfloat16")
+        dtype: MoEEModel.from_pretrained(CHECKPOINT, dtype=dtype, alpha=0.5) for dtype in ("float32", "bfloat16")
     }
     with np.load(tmp_path / "vectors.npz") as vectors:
         assert len(vectors) == 17
@@ -310,7 +310,7 @@ def test_card(hub, built):
         "pipeline_tag": "sentence-similarity",
     }
     assert expected.items() <= metadata.items()
-    model = MoEEModel.from_pretrained("embedded", alpha=0.5)
+    model = MoEEModel.from_pretrained(CHECKPOINT, alpha=0.5)
     for example in metadata["widget"]:
         embeddings = model.encode([example["source_sentence"], *example["sentences"]])
         expected = model.similarity(embeddings[:1], embeddings[1:])[0].tolist()
@@ -326,7 +326,7 @@ def test_usages_of_the_card_run(hub, built, tmp_path):
     script.write_text("import sys\nsys.modules['moee_hf'] = None\n" + "\n".join(usages) + "print(len(embedding))\n")
     done = run(script)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith("288")
+    assert done.stdout.rstrip().endswith("576")
 
 
 def test_the_validator_can_refuse():
@@ -337,7 +337,7 @@ def test_the_validator_can_refuse():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes(path):
     recipe = read_recipe(path)
-    assert recipe.license or path.stem == "embedded"
+    assert recipe.license
     fields = {key: getattr(recipe, key) for key in ("license", "license_name", "license_link", "language")}
     metadata = {key: value for key, value in fields.items() if value is not None}
     assert card_errors(f"---\n{yaml.safe_dump(metadata)}\n---\n") == []

@@ -10,7 +10,7 @@ import sys
 import huggingface_hub
 import pytest
 import torch
-from conftest import BACKBONE, ROOT, TEXTS, assert_same
+from conftest import BACKBONE, CHECKPOINT, TEXTS, assert_same
 from hub import Repository
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BitsAndBytesConfig
@@ -65,7 +65,7 @@ def test_kilobytes_and_the_same_vectors(hub, backbone, reference):
 
 def test_a_later_commit_of_the_backbone_changes_nothing(hub, backbone, reference, empty_cache, tmp_path):
     before = MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5)
-    weights = load_file(ROOT / "moee_hf" / "embedded" / "model.safetensors")
+    weights = load_file(CHECKPOINT / "model.safetensors")
     save_file({name: weight * 1.5 for name, weight in weights.items()}, tmp_path / "w", metadata={"format": "pt"})
     hub.add(backbone, {"model.safetensors": (tmp_path / "w").read_bytes()})
     assert abs(MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5) - before).max() > 1e-3
@@ -126,7 +126,7 @@ def test_a_reference_in_a_folder_of_its_repository(hub, reference, tmp_path):
     files = {f"inside/{name}": file.content for name, file in hub.files(reference).items()}
     hub.add("author/folders", files)
     model = MoEEModel.from_pretrained("author/folders", subfolder="inside")
-    assert model.encode("A text.").shape == (288,)
+    assert model.encode("A text.").shape == (576,)
     model.save_reference(tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_weights_that_a_reference_cannot_name(hub, place, tmp_path):
 
 
 def test_a_folder_is_no_backbone_to_refer_to(hub, backbone, tmp_path):
-    model = MoEEModel.from_pretrained("embedded")
+    model = MoEEModel.from_pretrained(CHECKPOINT)
     with pytest.raises(ValueError, match="save_reference: expected a model whose weights are those in the root"):
         model.save_reference(tmp_path)
     model.save_reference(tmp_path, backbone, "main")
@@ -152,7 +152,7 @@ def test_a_folder_is_no_backbone_to_refer_to(hub, backbone, tmp_path):
 
 def test_no_commit_no_reference(backbone, tmp_path):
     with no_network(), pytest.raises(OSError, match="save_reference: the Hub cannot be reached"):
-        MoEEModel.from_pretrained("embedded").save_reference(tmp_path, backbone)
+        MoEEModel.from_pretrained(CHECKPOINT).save_reference(tmp_path, backbone)
     assert not list(tmp_path.iterdir())
 
 
@@ -160,7 +160,7 @@ def test_whatever_transformers_adds_for_adapters_is_for_the_reference_alone(refe
     """With peft installed, AutoModel hands on a commit for adapters, which the backbone's repository has not."""
     monkeypatch.setattr("transformers.models.auto.auto_factory.is_peft_available", lambda: True)
     monkeypatch.setattr("transformers.integrations.peft.is_peft_available", lambda: True)
-    assert AutoModel.from_pretrained(reference).encode("A text.").shape == (288,)
+    assert AutoModel.from_pretrained(reference).encode("A text.").shape == (576,)
 
 
 # ---------------------------------------------------------------------- what can be wrong with the backbone
@@ -208,7 +208,7 @@ def test_moved_backbone(hub, backbone, reference, empty_cache, caplog, monkeypat
     hub.moved[backbone] = "lab/new-name"
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model = MoEEModel.from_pretrained(reference)
-    assert model.encode("A text.").shape == (288,)
+    assert model.encode("A text.").shape == (576,)
     assert "The backbone 'lab/backbone' is called 'lab/new-name' on the Hub now" in caplog.text
 
 

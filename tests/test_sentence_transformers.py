@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, assert_same, set_random_statistics
+from conftest import CHECKPOINT, TEXTS, assert_same, set_random_statistics
 from sentence_transformers import SentenceTransformer
 
 from moee_hf import MoEEModel
@@ -17,7 +17,7 @@ LONG = "one two three four five six seven eight nine ten " * 8
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
     model.config.prompts = {"query": 'The question "{text}" in one word:"', "words-before": "About: {text}"}
     model.save_pretrained(folder)
     return folder

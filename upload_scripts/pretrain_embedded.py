@@ -348,9 +348,9 @@ def main() -> int:
     )
     for name, (default, what) in SIZES.items():
         parser.add_argument(f"--{name}", type=number_of(what), default=default, help=f"{what} (default: {default})")
-    parser.add_argument("--steps", type=number_of("steps"), default=1600, help="in all (default: 1600)")
+    parser.add_argument("--steps", type=number_of("steps"), default=4000, help="in all (default: 4000)")
     parser.add_argument("--warmup-steps", type=number_of("steps"), default=100, help="the first ones (default: 100)")
-    parser.add_argument("--decay-steps", type=number_of("steps"), default=800, help="the last ones (default: 800)")
+    parser.add_argument("--decay-steps", type=number_of("steps"), default=2000, help="the last ones (default: 2000)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="between them (default: 0.0015)")
     parser.add_argument("--every", type=number_of("steps"), default=200, help="validate and save (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
