@@ -16,14 +16,14 @@ logger = logging.get_logger(__name__)
 Result = TypeVar("Result")
 
 # of a stream, this much is sorted by length at a time
-WINDOW_TEXTS, WINDOW_CHARACTERS = 2048, 4_000_000
+WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 4_000_000
 # tokens of a batch: on a processor, enough for each expert to be worth reading its matrices, and few enough to stay
 # near the caches; on an accelerator, what saturates it
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
 # a batch ends where its padding would cost as much as another batch does
 MAX_PADDING = 512
-# the number of texts is a multiple of the one in small batches, of the other in large ones: kernels are made, and kept,
-# for each shape that comes
+# the number of texts is a multiple of the one in small batches, of the other in large ones: kernels are made, and
+# kept, for each shape that comes
 SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
 

@@ -14,7 +14,7 @@ from .capture_moee import tokens_among
 
 NAME = "moee_cpu"
 # with fewer tokens than this for each expert, calling them one by one costs more than it saves
-MIN_TOKENS_PER_EXPERT = 32
+MIN_TOKENS_PER_EXPERT = 8
 # an expert reads so many rows at most at a time, and a multiple of so many: oneDNN makes a kernel for each number of
 # rows that it meets in bfloat16, and keeps it, nearly 1 MB
 MAX_ROWS, MULTIPLE = 512, 64

@@ -176,7 +176,7 @@ def test_command(tmp_path, capsys):
     assert "texts: " in err
     model = MoEEModel.from_pretrained(tmp_path / "model")
     assert model.config.standardize
-    assert model.config.calibration["prompt"] == model.config.template("prompteol")
+    assert model.config.calibration["prompt"] == model.config.template("none")
     assert np.isfinite(model.encode(TEXTS)).all()
     assert main(["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model")]) == 1
     assert "expected a new or empty folder" in capsys.readouterr().err

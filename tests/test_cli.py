@@ -42,7 +42,7 @@ def test_embed_from_standard_input(tmp_path):
     lines = [text for text in TEXTS if "\n" not in text]
     result = run("embed", "-", "--output", "vectors.npy", "--dtype", "float32", cwd=tmp_path, input="\n".join(lines))
     assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == f"{len(lines)} embeddings of width 576: vectors.npy\n"
+    assert result.stderr == f"{len(lines)} embeddings of width 256: vectors.npy\n"
     expected = MoEEModel.from_pretrained("embedded", dtype="float32").encode(lines)
     assert np.load(tmp_path / "vectors.npy") == pytest.approx(expected, abs=1e-6)
 

@@ -76,7 +76,7 @@ def test_output_fields(model):
     assert list(output) == ["embeddings", "pooled_hidden_state", "router_weights"]
     assert [tuple(value.shape) for value in output.to_tuple()] == [(2, 576), (2, 256), (2, 5, 64)]
     assert all(value.dtype == torch.float32 for value in output.to_tuple())
-    torch.testing.assert_close(output.router_weights.sum(-1), torch.ones(2, 6))
+    torch.testing.assert_close(output.router_weights.sum(-1), torch.ones(2, 5))
     assert torch.equal(as_tuple[0], output.embeddings)
 
 

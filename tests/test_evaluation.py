@@ -190,7 +190,8 @@ def test_control_has_the_architecture_and_not_the_weights(model):
 
 
 def test_meta_is_honest(monkeypatch):
-    model = MoEEModel.from_pretrained("embedded")
+    paper = {"pooling": "lasttoken", "hidden_layer": -1, "standardize": False, "default_prompt_name": "prompteol"}
+    model = MoEEModel.from_pretrained("embedded", combination="sum", **paper)
     encoder = MoEEEncoder(model, prompt="none", combination="sum", alpha=0.5)
     meta = encoder.mteb_model_meta
     assert meta.name == "moee_hf/embedded"

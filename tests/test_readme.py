@@ -10,7 +10,7 @@ import sys
 import pytest
 import transformers
 import update_readme
-from conftest import ROOT
+from conftest import EMBEDDED, ROOT
 
 from moee_hf.backbones import supported_backbones
 from moee_hf.cli import _parser
@@ -85,13 +85,21 @@ def test_averages_of_the_paper_are_generated():
 
 
 def test_table_of_scores_is_whole():
-    """Ten sets, two prompts, raw and calibrated; eight numbers a row, a control beside each."""
-    header, _, *rows = re.search(r"<!-- scores -->\n(.*)\n<!-- /scores -->", README, re.DOTALL)[1].splitlines()
+    """Two sets, two prompts, two poolings, raw and calibrated; eight numbers a row, a control beside each."""
+    card = (EMBEDDED / "README.md").read_text(encoding="utf-8")
+    header, _, *rows = re.search(r"<!-- scores -->\n(.*)\n<!-- /scores -->", card, re.DOTALL)[1].splitlines()
     names = [name.strip() for name in header.strip("|").split("|")]
-    assert names == ["task", "prompt", "statistics", *COMBINATIONS, *(f"random {name}" for name in COMBINATIONS)]
+    assert names == [
+        "task",
+        "prompt",
+        "statistics",
+        "pooling",
+        *COMBINATIONS,
+        *(f"random {name}" for name in COMBINATIONS),
+    ]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert len({tuple(row[:3]) for row in cells}) == len(cells) == 10 * 2 * 2
-    assert all(-100 <= float(cell) <= 100 for row in cells for cell in row[3:])
+    assert len({tuple(row[:4]) for row in cells}) == len(cells) == 2 * 2 * 2 * 2
+    assert all(-100 <= float(cell) <= 100 for row in cells for cell in row[4:])
 
 
 def test_commands_of_the_package_parse():

@@ -39,14 +39,14 @@ def test_every_combination_and_pooling(model, traces, combination, pooling, acti
     assert embeddings.dtype == np.float32
 
 
-@pytest.mark.parametrize("layer", range(-7, 7))
+@pytest.mark.parametrize("layer", range(-6, 6))
 def test_every_hidden_layer(model, traces, layer):
     model.config.hidden_layer = layer
     for embedding, (hidden, _) in zip(model.encode(TEXTS, combination="hs"), traces, strict=True):
         assert embedding == pytest.approx(reference.hidden_state(hidden, layer, "lasttoken"), rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("layers", [[0], [-1], [2, 0, 5], [1, 3]], ids=str)
+@pytest.mark.parametrize("layers", [[0], [-1], [2, 0, 4], [1, 3]], ids=str)
 def test_every_choice_of_routers(model, traces, layers):
     model.config.router_layers = layers
     embeddings = model.encode(TEXTS, combination="rw")
@@ -61,7 +61,7 @@ def test_cosine_of_sum_is_the_papers_weighted_sum_of_similarities(model, alpha):
     hs, rw, both = (model.encode(TEXTS, combination=c, alpha=alpha) for c in ("hs", "rw", "sum"))
     for i, j in itertools.product(range(len(TEXTS)), repeat=2):
         expected = (reference.cosine(hs[i], hs[j]) + alpha * reference.cosine(rw[i], rw[j])) / (1 + alpha)
-        assert reference.cosine(both[i], both[j]) == pytest.approx(expected, abs=1e-6)
+        assert reference.cosine(both[i], both[j]) == pytest.approx(expected, abs=3e-6)
 
 
 def test_similarity_is_cosine(model):

@@ -1,4 +1,4 @@
-"""Write what is generated into the README: backbones, the paper's averages, and a table of `moee evaluate` if named.
+"""Write what is generated: backbones and the paper's averages into the README, scores into the embedded model's card.
 
 python tests/update_readme.py [OUT/scores.md]
 """
@@ -13,6 +13,7 @@ from moee_hf.evaluation.paper import PROMPTS, paper_table, papers, read_paper
 from moee_hf.evaluation.tables import Table
 
 README = Path(__file__).parents[1] / "README.md"
+CARD = README.parent / "moee_hf" / "embedded" / "README.md"
 
 
 def backbones():
@@ -45,6 +46,7 @@ if __name__ == "__main__":
     text = README.read_text(encoding="utf-8")
     text = replace(text, "backbones", backbones())
     text = replace(text, "paper", paper_averages())
-    if len(sys.argv) > 1:
-        text = replace(text, "scores", Path(sys.argv[1]).read_text(encoding="utf-8").strip())
     README.write_text(text, encoding="utf-8")
+    if len(sys.argv) > 1:
+        scores = Path(sys.argv[1]).read_text(encoding="utf-8").strip()
+        CARD.write_text(replace(CARD.read_text(encoding="utf-8"), "scores", scores), encoding="utf-8")
