@@ -183,8 +183,7 @@ class MoEEModel(MoEEPreTrainedModel):
         """Embed any number of texts as they come, in flat memory; arguments and errors are those of `encode`.
 
         Returns:
-            An iterator over float32 arrays of shape `(n, embedding_size)`, each of the next n texts, two thousand or
-            so.
+            An iterator over float32 arrays of shape `(n, embedding_size)`, each of the next n texts, a thousand or so.
         """
         config = self.config
         _check_batch_size(batch_size)
