@@ -78,7 +78,10 @@ class Batches:
         """
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         while order:
-            places = order[: self._size([lengths[place] for place in order])]
+            most = max(1, self.num_tokens // lengths[order[0]])
+            if self.num_texts is not None:
+                most = min(most, self.num_texts)
+            places = order[: _batch_size([lengths[place] for place in order[:most]])]
             try:
                 result = function(places)
             except RuntimeError as error:
@@ -97,15 +100,13 @@ class Batches:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _size(self, lengths: list[int]) -> int:
-        """Return how many of these texts, the longest first, make a batch."""
-        most = max(1, self.num_tokens // lengths[0])
-        if self.num_texts is not None:
-            most = min(most, self.num_texts)
-        padding = accumulate(lengths[0] - length for length in lengths[:most])
-        size = bisect.bisect_right(list(padding), MAX_PADDING)
-        multiple = SMALL_MULTIPLE if size < 2 * LARGE_MULTIPLE else LARGE_MULTIPLE
-        return size // multiple * multiple or size
+
+def _batch_size(lengths: list[int]) -> int:
+    """Return how many of these texts, the longest first, make a batch."""
+    padding = accumulate(lengths[0] - length for length in lengths)
+    size = bisect.bisect_right(list(padding), MAX_PADDING)
+    multiple = SMALL_MULTIPLE if size < 2 * LARGE_MULTIPLE else LARGE_MULTIPLE
+    return size // multiple * multiple or size
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

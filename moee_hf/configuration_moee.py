@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConf
 
 from .configuration_deepseek import DeepseekConfig
 from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
-from .hub_moee import hub_errors, is_repo_id, resolve_commit
+from .hub_moee import hub_errors, is_repo_id, optional_file, resolve_commit
 from .prompts_moee import PROMPTS, check_template
 
 EMBEDDED = "embedded"
@@ -109,7 +109,7 @@ class MoEEConfig(PreTrainedConfig):
         source = resolve_source(pretrained_model_name_or_path)
         kwargs["revision"] = resolve_commit(source, **kwargs)
         with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
-            config, kwargs = super().get_config_dict(source, **kwargs)
+            config, unused = super().get_config_dict(source, **kwargs)
         if config == {}:
             raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")
         if not isinstance(config, dict):
@@ -118,8 +118,9 @@ class MoEEConfig(PreTrainedConfig):
             if not isinstance(config.get("backbone_config"), dict):
                 raise OSError(f"{source!r}: expected a backbone_config in the config.json of a MoEE model; got none.")
         else:
-            config = _fields_beside(source) | {"model_type": cls.model_type, "backbone_config": config}
-        return config, kwargs
+            fields = _fields_beside(source, **kwargs) if os.path.isdir(source) else {}
+            config = fields | {"model_type": cls.model_type, "backbone_config": config}
+        return config, unused
 
     def to_dict(self) -> dict[str, Any]:
         # the backbone as its own config.json has it, without the defaults of every model
@@ -229,10 +230,9 @@ def backbone_config_from_dict(config: dict[str, Any]) -> PreTrainedConfig:
     return CONFIG_MAPPING[model_type].from_dict(config)
 
 
-def _fields_beside(source: str) -> dict[str, Any]:
+def _fields_beside(folder: str, **kwargs: Any) -> dict[str, Any]:
     """The fields in `moee_config.json` of a folder with a plain checkpoint."""
-    path = Path(source, FIELDS_NAME)
-    if not path.is_file():
+    if (path := optional_file(folder, FIELDS_NAME, **kwargs)) is None:
         return {}
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))

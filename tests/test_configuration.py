@@ -83,6 +83,7 @@ def test_fields_beside_a_plain_checkpoint(tmp_path):
     config = MoEEConfig.from_pretrained(tmp_path)
     assert (config.pooling, config.hidden_layer, config.combination) == ("mean", 1, "sum")
     assert MoEEConfig.from_pretrained(tmp_path, pooling="lasttoken").pooling == "lasttoken"
+    assert MoEEConfig.from_pretrained(tmp_path.parent, subfolder=tmp_path.name).pooling == "mean"
     beside.write_text(json.dumps({"pooling": "cls"}))
     with pytest.raises(ValueError, match="pooling: expected one of"):
         MoEEConfig.from_pretrained(tmp_path)
