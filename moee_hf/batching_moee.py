@@ -22,9 +22,18 @@ WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 4_000_000
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
 # a batch ends where its padding would cost as much as another batch does
 MAX_PADDING = 512
-# the number of texts is a multiple of the one in small batches, of the other in large ones: kernels are made, and
-# kept, for each shape that comes
+# the number of texts is a multiple of the one in small batches, of the other in large ones, for few shapes, too
 SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
+
+
+def rounded_up(length: int) -> int:
+    """Return this length or a larger one, by an eighth at most; there are eight of them up to twice as long.
+
+    Padded to these, texts of all lengths make batches of few shapes. In half precision, oneDNN makes a kernel for each
+    shape that it meets, and keeps it.
+    """
+    step = 1 << max(0, length.bit_length() - 4)
+    return -(-length // step) * step
 
 
 def windows(texts: Iterable[str]) -> Iterator[list[str]]:

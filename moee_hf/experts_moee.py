@@ -14,10 +14,12 @@ from .capture_moee import tokens_among
 
 NAME = "moee_cpu"
 # with fewer tokens than this for each expert, calling them one by one costs more than it saves
-MIN_TOKENS_PER_EXPERT = 8
-# an expert reads so many rows at most at a time, and a multiple of so many: oneDNN makes a kernel for each number of
-# rows that it meets in bfloat16, and keeps it, nearly 1 MB
-MAX_ROWS, MULTIPLE = 512, 64
+MIN_TOKENS_PER_EXPERT = 4
+# an expert reads so many rows at most at a time
+MAX_ROWS = 512
+# in half precision, few rows are a multiple of the one number, and more of the other: oneDNN makes a kernel for each
+# number of rows that it meets, and keeps it, nearly 1 MB
+SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 64
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
@@ -59,15 +61,15 @@ def experts_forward(
         places = torch.arange(len(hidden_states))
     experts = top_k_index[places].flatten()
     order = experts.argsort(stable=True)
-    tokens = F.pad(places[order // top_k_index.shape[1]], (0, MULTIPLE))
-    weights = F.pad(top_k_weights[places].flatten()[order], (0, MULTIPLE))[:, None]
+    tokens = F.pad(places[order // top_k_index.shape[1]], (0, LARGE_MULTIPLE))
+    weights = F.pad(top_k_weights[places].flatten()[order], (0, LARGE_MULTIPLE))[:, None]
     counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()  # without those elsewhere
     # where the last product is all that follows, tokens are weighted before it, while they are narrower
     weight_first = not (self.has_bias or self.has_post_expert_norm)
     weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_
     output = torch.zeros_like(hidden_states)
     for expert, start, count in _parts(counts):
-        rows = slice(start, start + -(-count // MULTIPLE) * MULTIPLE)  # its own, then the next expert's
+        rows = slice(start, start + _num_rows(count, hidden_states.dtype))  # its own, then the next expert's
         hidden = hidden_states.index_select(0, tokens[rows])
         hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden)
         hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
@@ -89,6 +91,14 @@ def _parts(counts: list[int]) -> Iterator[tuple[int, int, int]]:
         start, end = end, end + count
         for first in range(start, end, MAX_ROWS):
             yield expert, first, min(MAX_ROWS, end - first)
+
+
+def _num_rows(count: int, dtype: torch.dtype) -> int:
+    """How many rows a product reads for so many tokens."""
+    if dtype == torch.float32:
+        return count
+    multiple = SMALL_MULTIPLE if count <= LARGE_MULTIPLE else LARGE_MULTIPLE
+    return -(-count // multiple) * multiple
 
 
 def _linear(experts: Any, name: str, expert: int, values: torch.Tensor) -> torch.Tensor:

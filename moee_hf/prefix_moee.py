@@ -11,10 +11,13 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .capture_moee import Capture
-from .routing_moee import text_model
+from .routing_moee import is_causal, text_model
 
 # a forward pass over the common tokens alone must spare at least as many as this
 MIN_TOKENS_SPARED = 256
+# texts longer than so many times the common tokens read them again: attention from first to last costs half of one
+# that starts later, behind a mask
+MAX_TIMES_LONGER = 16
 
 
 class PrefixCache(DynamicCache):
@@ -40,9 +43,8 @@ class PrefixCache(DynamicCache):
         depend on the length of the whole text.
         """
         text = text_model(backbone)
-        if not all(getattr(part, "is_causal", True) for part in (text.config, *text.modules())):
-            return False
-        if any(f"'{kind}'" in str(getattr(text.config, "rope_parameters", None)) for kind in ("dynamic", "longrope")):
+        rope = str(getattr(text.config, "rope_parameters", None))
+        if not is_causal(text) or "'dynamic'" in rope or "'longrope'" in rope:
             return False
         kinds = {type(layer) for layer in cls(backbone).layers}
         return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

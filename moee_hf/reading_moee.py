@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
-from .batching_moee import Batches, token_budget
+from .batching_moee import Batches, rounded_up, token_budget
 from .capture_moee import Capture
-from .prefix_moee import PrefixCache, common_prefix
+from .prefix_moee import MAX_TIMES_LONGER, PrefixCache, common_prefix
 from .prompts_moee import tokenize
 from .routing_moee import layer_to_read, text_model
 
@@ -47,18 +46,23 @@ def read_batches(
     model.eval()
     ids = token_ids(model, texts, template, numbers)
     device = input_device(model)
-    cache, prefix = None, common_prefix(ids) if PrefixCache.suits(model.model) else []
-
-    def read(rows_of_ids: list[list[int]]) -> Capture:
-        return read_batch(model, pad(rows_of_ids, device), rows, read_hidden, lean=True, cache=cache)
-
+    prefix = common_prefix(ids) if PrefixCache.suits(model.model) else []
+    cache = None
     if prefix:
         cache = PrefixCache(model.model)
-        cache.captured = read([prefix])
-    rest = [row[len(prefix) :] for row in ids]
+        cache.captured = read_batch(model, pad([prefix], device), rows, read_hidden, lean=True, cache=cache)
+    lengths = [len(row) - len(prefix) for row in ids]
+    if device.type == "cpu" and model.dtype != torch.float32 and len(ids) > 1:
+        lengths = [min(rounded_up(length), model.max_length - len(prefix)) for length in lengths]
+
+    def read(places: list[int]) -> Capture:
+        longest = len(prefix) + lengths[places[0]]
+        start = len(prefix) if longest <= MAX_TIMES_LONGER * len(prefix) else 0
+        batch = pad([ids[place][start:] for place in places], device, longest - start)
+        return read_batch(model, batch, rows, read_hidden, lean=True, cache=cache if start else None)
+
     # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
-    lengths = [len(row) + len(prefix) // 8 for row in rest]
-    yield from batches.run(lambda places: read([rest[place] for place in places]), lengths)
+    yield from batches.run(read, [length + len(prefix) // 8 for length in lengths])
 
 
 def batches_of(model: Any, num_texts: int | None) -> Batches:
@@ -97,11 +101,12 @@ def read_batch(
     before = None if cache is None else cache.captured
     mask = batch["attention_mask"]
     captured = Capture(mask, config.pooling, config.router_activation, rows, layer, read_hidden, lean, before)
-    if before is not None:
-        mask = torch.cat([before.attention_mask.expand(len(mask), -1), mask], dim=1)
-    options: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+    # a model that reads from first to last needs no mask for what comes after, and attention without one is faster
+    options: dict[str, Any] = {"attention_mask": None if model.is_causal else mask, "use_cache": cache is not None}
+    if cache is not None:
+        options["past_key_values"] = cache
     with captured:
-        output = text_model(model.model)(**batch | {"attention_mask": mask}, **options)
+        output = text_model(model.model)(**batch | options)
         if read_hidden and layer is None:
             captured.set_hidden(output.last_hidden_state)
     return captured
@@ -134,13 +139,17 @@ def token_ids(
     return ids
 
 
-def pad(ids: Sequence[list[int]], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Return `input_ids` and `attention_mask` of shape `(n, sequence_length)`; any id will do for what is masked."""
-    rows = [torch.tensor(row) for row in ids]
-    masks = [torch.ones_like(row) for row in rows]
+def pad(ids: Sequence[list[int]], device: torch.device | str = "cpu", length: int = 0) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask` of shape `(n, sequence_length)`; any id will do for what is masked.
+
+    The sequence is as long as the longest text, or as `length`, if that is more.
+    """
+    length = max(length, *map(len, ids))
+    input_ids = [row + [0] * (length - len(row)) for row in ids]
+    mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
     return {
-        "input_ids": pad_sequence(rows, batch_first=True).to(device),
-        "attention_mask": pad_sequence(masks, batch_first=True).to(device),
+        "input_ids": torch.tensor(input_ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
     }
 
 

@@ -155,6 +155,11 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
     return [len(routers), experts.pop()]
 
 
+def is_causal(text: PreTrainedModel) -> bool:
+    """Return whether a text model reads from first to last: whether no token changes what is made of earlier ones."""
+    return all(getattr(part, "is_causal", True) for part in (text.config, *text.modules()))
+
+
 def find_layers(text: PreTrainedModel) -> list[nn.Module]:
     """Return the layers of a text model, the first one first."""
     return [layer for layer, _ in _recorded(text, _recorders(text, "hidden_states"))]

@@ -9,7 +9,7 @@ from tiny_backbones import redraw, tiny_config
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from moee_hf import MoEEConfig, MoEEModel, batching_moee, experts_moee
-from moee_hf.batching_moee import Batches, windows
+from moee_hf.batching_moee import Batches, rounded_up, windows
 from moee_hf.capture_moee import _active
 from moee_hf.prefix_moee import PrefixCache, common_prefix
 from moee_hf.reading_moee import pad, read_batch
@@ -140,6 +140,50 @@ def test_common_prefix_leaves_a_token_and_must_be_worth_it():
     assert common_prefix([[1, 2, 3], [1, 2]] * 200) == [1]
     assert common_prefix([[1, 2, 3], [1, 2]] * 100) == []  # 199 tokens would be spared
     assert common_prefix([[1, 2, 3], [2, 2, 3]] * 1000) == []
+
+
+def test_long_texts_read_a_short_prompt_again(model, tokens_read):
+    texts = [*MANY, "and so on " * 150]
+    prompt = 'This sentence : "{text}" means in one word:"'
+    with torch.no_grad():
+        alone = [model(**model.tokenize(text, prompt=prompt)).embeddings for text in texts]
+    tokens_read.clear()
+    assert np.abs(model.encode(texts, prompt=prompt) - torch.cat(alone).numpy()).max() < 1e-5
+    ids = model.tokenizer([prompt.format(text=text) for text in texts])["input_ids"]
+    prefix = len(common_prefix(ids))
+    assert len(ids[-1]) > 16 * prefix
+    first, second, *others = [tokens for layer, _, tokens in tokens_read if layer == 0]
+    assert (first, second) == (prefix, len(ids[-1]))
+    assert max(others) == max(map(len, ids[:-1])) - prefix
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "openai_privacy_filter"])
+def test_only_texts_read_both_ways_need_a_mask(model_type):
+    model, masks = tiny_model(model_type), []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        model(**pad(IDS))
+    assert [mask is not None for mask in masks] == [model_type == "openai_privacy_filter"]
+
+
+def test_rounded_up():
+    assert [rounded_up(length) for length in (1, 15, 17, 33, 36, 63, 65, 512)] == [1, 15, 18, 36, 36, 64, 72, 512]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batches_in_half_precision_have_few_lengths(dtype):
+    """Their kernels stay in memory; in float32 none are kept."""
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=dtype, max_length=75)
+    lengths = []
+    model.model.layers[0].register_forward_pre_hook(lambda module, args: lengths.append(args[0].shape[1]))
+    texts = ["word " * length for length in range(1, 80)]
+    model.encode(texts, prompt_name="none", batch_size=8)
+    of_texts = sorted(model.tokenize(texts, prompt_name="none")["attention_mask"].sum(dim=1).tolist(), reverse=True)
+    longest = of_texts[::8]
+    assert lengths == (longest if dtype == torch.float32 else [min(rounded_up(length), 75) for length in longest])
+    assert len(set(lengths)) > 5
 
 
 def test_the_pass_ends_with_what_is_read(model, tokens_read):
