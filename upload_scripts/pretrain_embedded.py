@@ -32,9 +32,9 @@ from moee_hf.flags import number_of
 END, PAD = "<|endoftext|>", "<|pad|>"
 LONG, SHORT = 256, 64  # tokens of a row of consecutive text, and of one that starts with a sentence
 HEAD_SIZE = 64
-# scale of token embeddings that are given: small while the layers begin to learn, and from that step on large beside
+# scale of token embeddings that are given, from a step on: small while the layers begin to learn, then large beside
 # what the layers add to them, so that what the words mean is not drowned
-SCALE, RAISED_SCALE, RAISED_AT = 3, 8, 800
+SCALES = {0: 3, 800: 16, 2000: 32}
 MAX_BYTES = 20_000_000  # of the folder
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\u201d]?\s+(?=[A-Z\"'\u201c])")
 # flags, with their defaults; like the other FIXED ones, a run cannot change them on its way
@@ -125,10 +125,10 @@ def load_donor(source: str) -> tuple[Tokenizer, torch.Tensor]:
 
 
 def project(embeddings: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the principal components of token embeddings, each row of length SCALE * sqrt(size)."""
+    """Return the principal components of token embeddings, each row of length sqrt(size)."""
     centred = embeddings - embeddings.mean(dim=0)
     components = torch.linalg.svd(centred, full_matrices=False).Vh[:size]
-    return F.normalize(centred @ components.T, dim=-1) * SCALE * math.sqrt(size)
+    return F.normalize(centred @ components.T, dim=-1) * math.sqrt(size)
 
 
 def encode(tokenizer: Tokenizer, path: Path) -> Rows:
@@ -277,7 +277,7 @@ def new_model(arguments: argparse.Namespace, embeddings: torch.Tensor | None) ->
     if embeddings is not None:
         with torch.no_grad():
             model.model.embed_tokens.weight.copy_(embeddings)
-            model.lm_head.weight.copy_(embeddings / (SCALE * arguments.hidden_size))
+            model.lm_head.weight.copy_(embeddings / arguments.hidden_size)
     return model
 
 
@@ -310,8 +310,9 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     step_tokens = 2 * arguments.rows * LONG
     for step in range(state["step"], arguments.steps):
         started = time.process_time()
-        if step == RAISED_AT and arguments.warm_start is not None:
-            model.model.embed_tokens.weight.data.mul_(RAISED_SCALE / SCALE)
+        if step in SCALES and arguments.warm_start is not None:
+            embeddings = model.model.embed_tokens.weight.data
+            embeddings.copy_(F.normalize(embeddings, dim=-1) * SCALES[step] * math.sqrt(arguments.hidden_size))
         loss = train_step(model, optimizer, rows, step, arguments)
         state["running"] = loss if state["running"] is None else 0.98 * state["running"] + 0.02 * loss
         speed, done = step_tokens / (time.process_time() - started), step + 1
