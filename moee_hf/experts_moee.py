@@ -19,7 +19,7 @@ MIN_TOKENS_PER_EXPERT = 4
 MAX_ROWS = 512
 # in half precision, few rows are a multiple of the one number, and more of the other: oneDNN makes a kernel for each
 # number of rows that it meets, and keeps it, nearly 1 MB
-SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 64
+SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
