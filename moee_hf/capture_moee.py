@@ -97,25 +97,22 @@ class Capture:
                 f"MoEEModel: expected every router of the backbone to run; those of the MoE layers {silent} did not. "
                 "Kernels that replace whole MoE layers pass them by: load the model without use_kernels."
             )
-        device = self.attention_mask.device
-        return torch.stack([self.routing[row].to(device) for row in self.rows], dim=1) if self.rows else None
+        return torch.stack([self.routing[row] for row in self.rows], dim=1) if self.rows else None
 
     def _end_if_complete(self) -> None:
         if self.lean and len(self.routing) == len(self.rows) and (not self.read_hidden or self.hidden is not None):
             raise _CompleteError
 
     def _pool(self, values: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+        """Pool on the mask's device, as the layers may lie on several."""
         values = values.reshape(len(self.attention_mask), -1, values.shape[-1])
-        if self.pooling == "lasttoken":
-            # of the last layer there may be one token of each text
-            return last_token(values, self.attention_mask).float()
-        pooled = pool(values, self.attention_mask, self.pooling, self.num_tokens_before)
-        if self.before is None or before is None:
+        pooled = pool(values, self.attention_mask, self.pooling, self.num_tokens_before).to(self.attention_mask.device)
+        if self.before is None or before is None or self.pooling == "lasttoken":
             return pooled
         # the mean over all tokens, from the means over those before and over these
         weight_before = token_weights(self.before.attention_mask, self.pooling).sum()
         weight = token_weights(self.attention_mask, self.pooling, self.num_tokens_before).sum(dim=1, keepdim=True)
-        share = (weight_before / (weight_before + weight)).to(pooled.device)  # [B, 1]
+        share = weight_before / (weight_before + weight)  # [B, 1]
         return torch.lerp(pooled, before.expand_as(pooled), share)
 
 

@@ -57,8 +57,7 @@ def experts_forward(
     if hidden_states.device.type != "cpu" or top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts:
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
     places = tokens_among(len(hidden_states))
-    if places is None:
-        places = torch.arange(len(hidden_states))
+    places = torch.arange(len(hidden_states)) if places is None else places.to(hidden_states.device)
     experts = top_k_index[places].flatten()
     order = experts.argsort(stable=True)
     tokens = F.pad(places[order // top_k_index.shape[1]], (0, LARGE_MULTIPLE))

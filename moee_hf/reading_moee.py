@@ -46,14 +46,16 @@ def read_batches(
     model.eval()
     ids = token_ids(model, texts, template, numbers)
     device = input_device(model)
-    prefix = common_prefix(ids) if PrefixCache.suits(model.model) else []
-    cache = None
+    prefix, cache = common_prefix(ids), None
+    if prefix and not PrefixCache.suits(model.model):
+        prefix = []
     if prefix:
         cache = PrefixCache(model.model)
         cache.captured = read_batch(model, pad([prefix], device), rows, read_hidden, lean=True, cache=cache)
     lengths = [len(row) - len(prefix) for row in ids]
     if device.type == "cpu" and model.dtype != torch.float32 and len(ids) > 1:
-        lengths = [min(rounded_up(length), model.max_length - len(prefix)) for length in lengths]
+        most = model.max_length - len(prefix)
+        lengths = [min(rounded_up(length), most) for length in lengths]
 
     def read(places: list[int]) -> Capture:
         longest = len(prefix) + lengths[places[0]]
