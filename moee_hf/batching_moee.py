@@ -26,11 +26,15 @@ MAX_PADDING = 512
 SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
 
+def keeps_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether each shape of a product costs memory: oneDNN makes a kernel for it, and keeps it, nearly 1 MB."""
+    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+
+
 def rounded_up(length: int) -> int:
     """Return this length or a larger one, by an eighth at most; there are eight of them up to twice as long.
 
-    Padded to these, texts of all lengths make batches of few shapes. In half precision, oneDNN makes a kernel for each
-    shape that it meets, and keeps it.
+    Padded to these, texts of all lengths make batches of few shapes.
     """
     step = 1 << max(0, length.bit_length() - 4)
     return -(-length // step) * step

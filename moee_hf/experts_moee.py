@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
+from .batching_moee import keeps_kernels
 from .capture_moee import tokens_among
 
 NAME = "moee_cpu"
@@ -17,8 +18,7 @@ NAME = "moee_cpu"
 MIN_TOKENS_PER_EXPERT = 4
 # an expert reads so many rows at most at a time
 MAX_ROWS = 512
-# in half precision, few rows are a multiple of the one number, and more of the other: oneDNN makes a kernel for each
-# number of rows that it meets, and keeps it, nearly 1 MB
+# where kernels are kept, few rows are a multiple of the one number, and more of the other
 SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
 
@@ -66,9 +66,10 @@ def experts_forward(
     # where the last product is all that follows, tokens are weighted before it, while they are narrower
     weight_first = not (self.has_bias or self.has_post_expert_norm)
     weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_
+    few_shapes = keeps_kernels(hidden_states.device, hidden_states.dtype)
     output = torch.zeros_like(hidden_states)
     for expert, start, count in _parts(counts):
-        rows = slice(start, start + _num_rows(count, hidden_states.dtype))  # its own, then the next expert's
+        rows = slice(start, start + _num_rows(count, few_shapes))  # its own, then the next expert's
         hidden = hidden_states.index_select(0, tokens[rows])
         hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden)
         hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
@@ -92,9 +93,9 @@ def _parts(counts: list[int]) -> Iterator[tuple[int, int, int]]:
             yield expert, first, min(MAX_ROWS, end - first)
 
 
-def _num_rows(count: int, dtype: torch.dtype) -> int:
+def _num_rows(count: int, few_shapes: bool) -> int:
     """How many rows a product reads for so many tokens."""
-    if dtype == torch.float32:
+    if not few_shapes:
         return count
     multiple = SMALL_MULTIPLE if count <= LARGE_MULTIPLE else LARGE_MULTIPLE
     return -(-count // multiple) * multiple

@@ -23,7 +23,7 @@ from .functional_moee import check_alpha, combine, pad_right, similarity, simila
 from .loading_moee import MoEEPreTrainedModel
 from .prompts_moee import check_template, check_texts, stream_texts
 from .reading_moee import batches_of, input_device, pad, read_batch, read_batches, token_ids
-from .routing_moee import backbone_class, is_causal, layer_to_read, text_model
+from .routing_moee import backbone_class, is_causal, layer_to_read
 from .statistics_moee import Moments, Statistics, fitted
 
 logger = logging.get_logger(__name__)
@@ -67,7 +67,7 @@ class MoEEModel(MoEEPreTrainedModel):
         self.model = backbone
         config.backbone_config = backbone.config
         config.router_shape, self.num_layers = install_hooks(backbone)
-        self.is_causal = is_causal(text_model(backbone))
+        self.is_causal = is_causal(backbone)
         # layers that the backbone does not have are refused here, not at the first text
         layer_to_read(config.hidden_layer, self.num_layers)
         _ = config.router_rows

@@ -44,7 +44,7 @@ class PrefixCache(DynamicCache):
         """
         text = text_model(backbone)
         rope = str(getattr(text.config, "rope_parameters", None))
-        if not is_causal(text) or "'dynamic'" in rope or "'longrope'" in rope:
+        if not is_causal(backbone) or "'dynamic'" in rope or "'longrope'" in rope:
             return False
         kinds = {type(layer) for layer in cls(backbone).layers}
         return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .batching_moee import Batches, rounded_up, token_budget
+from .batching_moee import Batches, keeps_kernels, rounded_up, token_budget
 from .capture_moee import Capture
 from .prefix_moee import MAX_TIMES_LONGER, PrefixCache, common_prefix
 from .prompts_moee import tokenize
@@ -46,14 +46,14 @@ def read_batches(
     model.eval()
     ids = token_ids(model, texts, template, numbers)
     device = input_device(model)
-    prefix, cache = common_prefix(ids), None
-    if prefix and not PrefixCache.suits(model.model):
+    prefix = common_prefix(ids)
+    cache = PrefixCache(model.model) if prefix and PrefixCache.suits(model.model) else None
+    if cache is None:
         prefix = []
-    if prefix:
-        cache = PrefixCache(model.model)
+    else:
         cache.captured = read_batch(model, pad([prefix], device), rows, read_hidden, lean=True, cache=cache)
     lengths = [len(row) - len(prefix) for row in ids]
-    if device.type == "cpu" and model.dtype != torch.float32 and len(ids) > 1:
+    if keeps_kernels(device, model.dtype) and len(ids) > 1:
         most = model.max_length - len(prefix)
         lengths = [min(rounded_up(length), most) for length in lengths]
 

@@ -155,8 +155,9 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
     return [len(routers), experts.pop()]
 
 
-def is_causal(text: PreTrainedModel) -> bool:
-    """Return whether a text model reads from first to last: whether no token changes what is made of earlier ones."""
+def is_causal(backbone: PreTrainedModel) -> bool:
+    """Return whether a backbone reads from first to last: whether no token changes what is made of earlier ones."""
+    text = text_model(backbone)
     return all(getattr(part, "is_causal", True) for part in (text.config, *text.modules()))
 
 

@@ -32,9 +32,9 @@ from moee_hf.flags import number_of
 END, PAD = "<|endoftext|>", "<|pad|>"
 LONG, SHORT = 256, 64  # tokens of a row of consecutive text, and of one that starts with a sentence
 HEAD_SIZE = 64
-# scale of token embeddings that are given, from a step on: small while the layers begin to learn, then large beside
-# what the layers add to them, so that what the words mean is not drowned
-SCALES = {0: 3, 800: 16, 2000: 32}
+# what token embeddings that are given are multiplied by, at a step: their scale is small, 3, while the layers begin to
+# learn; then 16 and 32, large beside what the layers add to them, so that what the words mean is not drowned
+RAISES = {0: 3, 800: 16 / 3, 2000: 2}
 MAX_BYTES = 20_000_000  # of the folder
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\u201d]?\s+(?=[A-Z\"'\u201c])")
 # flags, with their defaults; like the other FIXED ones, a run cannot change them on its way
@@ -310,9 +310,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     step_tokens = 2 * arguments.rows * LONG
     for step in range(state["step"], arguments.steps):
         started = time.process_time()
-        if step in SCALES and arguments.warm_start is not None:
-            embeddings = model.model.embed_tokens.weight.data
-            embeddings.copy_(F.normalize(embeddings, dim=-1) * SCALES[step] * math.sqrt(arguments.hidden_size))
+        if step in RAISES and arguments.warm_start is not None:
+            model.model.embed_tokens.weight.data.mul_(RAISES[step])
         loss = train_step(model, optimizer, rows, step, arguments)
         state["running"] = loss if state["running"] is None else 0.98 * state["running"] + 0.02 * loss
         speed, done = step_tokens / (time.process_time() - started), step + 1
