@@ -69,10 +69,11 @@ class Batches:
     Args:
         num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
         num_texts: The most texts of a batch. None: as many as the tokens allow.
+        border: Texts of more tokens share no batch with others. None: any may.
     """
 
-    def __init__(self, num_tokens: int, num_texts: int | None = None):
-        self.num_tokens, self.num_texts = num_tokens, num_texts
+    def __init__(self, num_tokens: int, num_texts: int | None = None, border: int | None = None):
+        self.num_tokens, self.num_texts, self.border = num_tokens, num_texts, border
 
     def run(
         self, function: Callable[[list[int]], Result], lengths: Sequence[int]
@@ -94,7 +95,10 @@ class Batches:
             most = max(1, self.num_tokens // lengths[order[0]])
             if self.num_texts is not None:
                 most = min(most, self.num_texts)
-            places = order[: _batch_size([lengths[place] for place in order[:most]])]
+            places = order[:most]
+            if self.border is not None:
+                places = [place for place in places if lengths[place] > self.border] or places
+            places = places[: _batch_size([lengths[place] for place in places])]
             try:
                 result = function(places)
             except RuntimeError as error:

@@ -12,7 +12,7 @@ from .batching_moee import Batches, keeps_kernels, rounded_up, token_budget
 from .capture_moee import Capture
 from .prefix_moee import MAX_TIMES_LONGER, PrefixCache, common_prefix
 from .prompts_moee import tokenize
-from .routing_moee import layer_to_read, text_model
+from .routing_moee import layer_to_read, longrope_length, text_model
 
 logger = logging.get_logger(__name__)
 
@@ -54,8 +54,8 @@ def read_batches(
         cache.captured = read_batch(model, pad([prefix], device), rows, read_hidden, lean=True, cache=cache)
     lengths = [len(row) - len(prefix) for row in ids]
     if keeps_kernels(device, model.dtype) and len(ids) > 1:
-        most = model.max_length - len(prefix)
-        lengths = [min(rounded_up(length), most) for length in lengths]
+        bounds = (model.max_length - len(prefix), batches.border or 0)
+        lengths = [min(rounded_up(length), *(bound for bound in bounds if bound >= length)) for length in lengths]
 
     def read(places: list[int]) -> Capture:
         longest = len(prefix) + lengths[places[0]]
@@ -71,7 +71,7 @@ def batches_of(model: Any, num_texts: int | None) -> Batches:
     """Return how large the batches of a model may be now, and have no more texts than this."""
     # a MoE layer holds some tens of vectors of a token at a time
     size = 64 * model.config.hidden_size * model.dtype.itemsize
-    return Batches(token_budget(input_device(model), size), num_texts)
+    return Batches(token_budget(input_device(model), size), num_texts, longrope_length(model.model))
 
 
 def read_batch(

@@ -158,7 +158,16 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
 def is_causal(backbone: PreTrainedModel) -> bool:
     """Return whether a backbone reads from first to last: whether no token changes what is made of earlier ones."""
     text = text_model(backbone)
+    if getattr(text.config, "use_bidirectional_attention", None) in (True, "all"):
+        return False
     return all(getattr(part, "is_causal", True) for part in (text.config, *text.modules()))
+
+
+def longrope_length(backbone: PreTrainedModel) -> int | None:
+    """Return the length beyond which one text of a batch changes the positions of all (longrope); None if none does."""
+    rope = getattr(text_model(backbone).config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    return next((kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"), None)
 
 
 def find_layers(text: PreTrainedModel) -> list[nn.Module]:

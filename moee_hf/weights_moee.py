@@ -12,10 +12,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.logging import get_logger
 
 from .configuration_moee import MoEEConfig
 from .hub_moee import hub_errors, optional_file, resolve_commit, warn_if_moved
 from .routing_moee import backbone_class
+
+logger = get_logger(__name__)
 
 
 def load_backbone(
@@ -53,7 +56,7 @@ def load_backbone(
     # a weight of another shape is reported below, with those that are missing
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]), _without_report():
+        with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]), _report_on_failure():
             _check_files(source, config.backbone_config, **kwargs)
             backbone, info = backbone_class(config.backbone_config).from_pretrained(
                 source, config=config.backbone_config, **kwargs
@@ -74,24 +77,42 @@ def load_backbone(
             f"{source}: expected the weights of the {architecture} backbone that its config.json describes; "
             f"{len(mismatched)} have another shape, the first {name!r}: {tuple(got)} in place of {tuple(expected)}."
         )
+    if left := _left_over(backbone, info["unexpected_keys"]):
+        logger.warning(
+            f"{source}: expected the weights of the {architecture} backbone that the configuration describes; "
+            f"{len(left)} more are left, the first {left[0]!r}. What was loaded is a part of this checkpoint."
+        )
     special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
     origin = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
     return backbone, info, origin
 
 
 @contextlib.contextmanager
-def _without_report() -> Iterator[None]:
-    """Without transformers' table of weights that do not fit: a head is always left out, and the rest are errors."""
+def _report_on_failure() -> Iterator[None]:
+    """Hold back transformers' table of weights that do not fit, unless loading fails, whose error refers to it."""
+    reports: list[logging.LogRecord] = []
 
     def is_no_report(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
+        if is_report := "LOAD REPORT" in record.getMessage():
+            reports.append(record)
+        return not is_report
 
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_no_report)
+    log = logging.getLogger("transformers.modeling_utils")
+    log.addFilter(is_no_report)
     try:
         yield
+        reports.clear()
     finally:
-        logger.removeFilter(is_no_report)
+        log.removeFilter(is_no_report)
+        for record in reports:
+            log.handle(record)
+
+
+def _left_over(backbone: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Return the weights of modules that the backbone has; those of others, such as a head, are no part of it."""
+    modules = dict(backbone.named_children())
+    prefix = f"{backbone.base_model_prefix}."
+    return sorted(name for name in unexpected if name.removeprefix(prefix).split(".")[0] in modules)
 
 
 def _check_files(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:

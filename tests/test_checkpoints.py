@@ -306,6 +306,24 @@ def test_damaged_weights_are_an_error_that_names_the_folder(tmp_path):
         MoEEModel.from_pretrained(tmp_path)
 
 
+def test_weights_of_more_layers_than_are_loaded_are_told(caplog):
+    MoEEModel.from_pretrained(CHECKPOINT)
+    assert not caplog.records  # of a head, nothing
+    MoEEModel.from_pretrained(CHECKPOINT, config=AutoConfig.from_pretrained(CHECKPOINT, num_hidden_layers=4))
+    (record,) = caplog.records
+    assert "11 more are left, the first 'model.layers.4.input_layernorm.weight'" in record.getMessage()
+
+
+def test_a_report_that_an_error_refers_to_is_shown(tmp_path, caplog):
+    redraw(MixtralForCausalLM(tiny_config("mixtral"))).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if ".experts." in name)
+    save_file(weights | {name: weights[name][:5].clone()}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RuntimeError, match="the above report"):
+        MoEEModel.from_pretrained(tmp_path)
+    assert "LOAD REPORT" in caplog.text
+
+
 def test_missing_weights_are_an_error(tmp_path):
     OlmoeForCausalLM(tiny_config("olmoe")).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

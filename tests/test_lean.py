@@ -13,7 +13,7 @@ from moee_hf.batching_moee import Batches, rounded_up, windows
 from moee_hf.capture_moee import _active
 from moee_hf.prefix_moee import PrefixCache, common_prefix
 from moee_hf.reading_moee import pad, read_batch
-from moee_hf.routing_moee import prunable_modules
+from moee_hf.routing_moee import prunable_modules, text_model
 
 GENERATOR = torch.Generator().manual_seed(2)
 HEAD = [5, 6, 7, 8, 9]
@@ -37,9 +37,9 @@ ARCHITECTURES = {
 }
 
 
-def tiny_model(model_type):
+def tiny_model(model_type, **changes):
     torch.manual_seed(0)  # of what is not drawn anew, such as gates
-    return redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
+    return redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type, **changes))))
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -49,8 +49,9 @@ def test_what_is_spared_by_architecture(model_type):
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
-def test_every_saving_gives_the_plain_vectors(model_type):
+def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
     model = tiny_model(model_type)
+    experts_moee.use_fast_experts(model.model)
     rows = model.config.router_rows
     for pooling in ("lasttoken", "mean", "weightedmean"):
         model.config.pooling = pooling
@@ -58,11 +59,13 @@ def test_every_saving_gives_the_plain_vectors(model_type):
             model.config.hidden_layer = layer
             with torch.no_grad():
                 try:
+                    monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 1000)
                     plain = model(**pad(IDS))
                 except ValueError as error:
                     if layer == 2 and "one hidden state per token" in str(error):
                         continue
                     raise
+                monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
                 for read, hidden in ((rows, True), (rows[:1], False), ([], True)):
                     captures = [read_batch(model, pad(IDS), read, hidden, lean=True)]
                     if PrefixCache.suits(model.model):
@@ -113,23 +116,38 @@ def test_many_texts_in_a_long_prompt(model, tokens_read, pooling, combination):
     assert sum(first) < len(prefix) + 1.2 * sum(len(row) - len(prefix) for row in ids)
 
 
+LONGROPE = {
+    **dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=10),
+    **dict(short_factor=[1.0] * 4, long_factor=[4.0] * 4),
+}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"is_causal": False},
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
-        {
-            "rope_parameters": {
-                **dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=8),
-                **dict(short_factor=[1.0] * 4, long_factor=[4.0] * 4),
-            }
-        },
+        {"rope_parameters": LONGROPE},
     ],
     ids=["is_causal", "dynamic", "longrope"],
 )
 def test_a_prompt_that_depends_on_the_text_is_not_shared(changes):
     config = tiny_config("olmoe", **changes)
     assert not PrefixCache.suits(MoEEModel(MoEEConfig(backbone_config=config)).model)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(("model_type", "changes"), [("olmoe", {}), ("phimoe", dict(short_mscale=1.0, long_mscale=2.0))])
+def test_texts_that_change_the_positions_of_others_are_read_apart(loaded, model_type, changes, dtype, atol):
+    tokenizer = loaded.tokenizer
+    model = tiny_model(model_type, rope_parameters=LONGROPE | changes, vocab_size=len(tokenizer)).to(dtype)
+    model.tokenizer = tokenizer
+    texts, batches = ["word " * length for length in range(1, 20)], []
+    alone = np.stack([model.encode(text, prompt_name="none", combination="concat") for text in texts])
+    model.model.layers[0].register_forward_pre_hook(lambda module, args: batches.append(args[0].shape[1]))
+    together = model.encode(texts, prompt_name="none", combination="concat")
+    np.testing.assert_allclose(together, alone, rtol=0, atol=atol)
+    assert 10 in batches and len(batches) <= 4
 
 
 def test_common_prefix_leaves_a_token_and_must_be_worth_it():
@@ -157,15 +175,28 @@ def test_long_texts_read_a_short_prompt_again(model, tokens_read):
     assert max(others) == max(map(len, ids[:-1])) - prefix
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "openai_privacy_filter"])
-def test_only_texts_read_both_ways_need_a_mask(model_type):
-    model, masks = tiny_model(model_type), []
-    model.model.register_forward_pre_hook(
+@pytest.mark.parametrize(
+    ("model_type", "changes", "needed"),
+    [
+        ("mixtral", {}, False),
+        ("openai_privacy_filter", {}, True),
+        ("step3p7", {}, False),
+        ("step3p7", {"use_bidirectional_attention": True}, True),
+        ("gemma4_text", {"use_bidirectional_attention": "vision"}, False),
+        ("gemma4_text", {"use_bidirectional_attention": "all"}, True),
+    ],
+)
+def test_only_texts_read_both_ways_need_a_mask(model_type, changes, needed):
+    config = tiny_config(model_type)
+    for name, value in changes.items():
+        setattr(config.get_text_config(), name, value)
+    model, masks = redraw(MoEEModel(MoEEConfig(backbone_config=config))), []
+    text_model(model.model).register_forward_pre_hook(
         lambda module, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
     )
     with torch.no_grad():
         model(**pad(IDS))
-    assert [mask is not None for mask in masks] == [model_type == "openai_privacy_filter"]
+    assert [mask is not None for mask in masks] == [needed]
 
 
 def test_rounded_up():
