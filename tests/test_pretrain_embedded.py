@@ -149,6 +149,9 @@ def test_a_run_is_not_mixed_with_another(run):
     code, _, captured = run("one", "--seed", "1")
     assert code == 1
     assert "expected seed=0, as the run began; got 1" in captured.err
+    code, _, captured = run("one", "--steps", "1")
+    assert code == 1
+    assert "--steps: expected 2 or more, as the run is there; got 1" in captured.err
 
 
 def test_zst_needs_its_package(tmp_path, monkeypatch):

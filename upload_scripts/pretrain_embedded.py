@@ -291,6 +291,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     work, device = Path(arguments.work), torch.device(arguments.device)
     settings = {name: getattr(arguments, name) for name in FIXED}
     state = _last_state(work / CHECKPOINT, settings, device)
+    if state["step"] > arguments.steps:
+        raise ValueError(f"--steps: expected {state['step']} or more, as the run is there; got {arguments.steps}.")
     tokenizer, embeddings = _vocabulary(arguments, work, goes_on="model" in state)
     rows, valid = (_kept_rows(tokenizer, Path(path), work) for path in (arguments.train, arguments.valid))
     model = new_model(arguments, embeddings).to(device)
@@ -428,7 +430,7 @@ def _vocabulary(arguments: argparse.Namespace, work: Path, goes_on: bool) -> tup
 
 def _kept_rows(tokenizer: Tokenizer, path: Path, work: Path) -> Rows:
     """The rows of a file, kept in the work folder once they are made."""
-    key = f"{tokenizer.to_str()} {path.resolve()} {path.stat().st_size}"
+    key = f"{tokenizer.to_str()} {path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
     kept = work / f"rows-{hashlib.sha256(key.encode()).hexdigest()[:8]}.npz"
     if not kept.is_file():
         _log(f"reads {path}")
