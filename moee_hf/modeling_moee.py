@@ -22,7 +22,7 @@ from .configuration_moee import MoEEConfig
 from .functional_moee import check_alpha, combine, pad_right, similarity, similarity_pairwise
 from .loading_moee import MoEEPreTrainedModel
 from .prompts_moee import check_template, check_texts, stream_texts
-from .reading_moee import batches_of, input_device, pad, read_batch, read_batches, token_ids
+from .reading_moee import batches_for, input_device, pad, read_batch, read_in_batches, token_ids
 from .routing_moee import backbone_class, is_causal, layer_to_read
 from .statistics_moee import Moments, Statistics, fitted
 
@@ -197,7 +197,7 @@ class MoEEModel(MoEEPreTrainedModel):
             self.check_calibration(template)
 
         total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
-        stream, batches = stream_texts(texts), batches_of(self, batch_size)
+        stream, batches = stream_texts(texts), batches_for(self, batch_size)
 
         def embed(window: list[str], first: int, progress: Any) -> np.ndarray:
             numbers: dict[str, int] = {}  # equal texts are read once
@@ -205,7 +205,7 @@ class MoEEModel(MoEEPreTrainedModel):
                 numbers.setdefault(text, number)
             places = {text: place for place, text in enumerate(numbers)}
             embeddings = np.empty((len(places), size), np.float32)
-            for batch, captured in read_batches(
+            for batch, captured in read_in_batches(
                 self, list(numbers), list(numbers.values()), template, batches, rows, read_hidden
             ):
                 hidden, routing = captured.hidden, captured.routing_weights()
@@ -284,12 +284,12 @@ class MoEEModel(MoEEPreTrainedModel):
         template = self._template(prompt_name, prompt)
         rows = list(range(self.config.router_shape[0]))
         hidden_moments, routing_moments, first = Moments(), Moments(), 0
-        batches = batches_of(self, batch_size)
+        batches = batches_for(self, batch_size)
         with _progress(show_progress_bar, "Calibrating", None) as progress:
             for window in windows(stream_texts(texts)):
                 numbers = range(first, first := first + len(window))
                 with torch.inference_mode():
-                    for batch, captured in read_batches(self, window, numbers, template, batches, rows):
+                    for batch, captured in read_in_batches(self, window, numbers, template, batches, rows):
                         hidden_moments.update(captured.hidden)
                         routing_moments.update(captured.routing_weights())
                         progress.update(len(batch))

@@ -15,9 +15,6 @@ from .routing_moee import is_causal, text_model
 
 # a forward pass over the common tokens alone must spare at least as many as this
 MIN_TOKENS_SPARED = 256
-# texts longer than so many times the common tokens read them again: attention from first to last costs half of one
-# that starts later, behind a mask
-MAX_TIMES_LONGER = 16
 
 
 class PrefixCache(DynamicCache):

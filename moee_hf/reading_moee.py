@@ -10,14 +10,18 @@ from transformers.utils import logging
 
 from .batching_moee import Batches, keeps_kernels, rounded_up, token_budget
 from .capture_moee import Capture
-from .prefix_moee import MAX_TIMES_LONGER, PrefixCache, common_prefix
+from .prefix_moee import PrefixCache, common_prefix
 from .prompts_moee import tokenize
 from .routing_moee import layer_to_read, longrope_length, text_model
 
 logger = logging.get_logger(__name__)
 
+# texts longer than so many times the tokens with which all begin read those again: attention from first to last costs
+# half of one that starts later, behind a mask
+MAX_TIMES_LONGER = 16
 
-def read_batches(
+
+def read_in_batches(
     model: Any,
     texts: Sequence[str],
     numbers: Sequence[int],
@@ -47,11 +51,9 @@ def read_batches(
     ids = token_ids(model, texts, template, numbers)
     device = input_device(model)
     prefix = common_prefix(ids)
-    cache = PrefixCache(model.model) if prefix and PrefixCache.suits(model.model) else None
+    cache = read_prefix(model, prefix, rows, read_hidden) if prefix and PrefixCache.suits(model.model) else None
     if cache is None:
         prefix = []
-    else:
-        cache.captured = read_batch(model, pad([prefix], device), rows, read_hidden, lean=True, cache=cache)
     lengths = [len(row) - len(prefix) for row in ids]
     if keeps_kernels(device, model.dtype) and len(ids) > 1:
         bounds = (model.max_length - len(prefix), batches.border or 0)
@@ -67,8 +69,16 @@ def read_batches(
     yield from batches.run(read, [length + len(prefix) // 8 for length in lengths])
 
 
-def batches_of(model: Any, num_texts: int | None) -> Batches:
-    """Return how large the batches of a model may be now, and have no more texts than this."""
+def read_prefix(model: Any, prefix: list[int], rows: list[int], read_hidden: bool = True) -> PrefixCache:
+    """Read tokens with which several texts begin; arguments are those of `read_batch`, for which the result is."""
+    cache = PrefixCache(model.model)
+    batch = pad([prefix], input_device(model))
+    cache.captured = read_batch(model, batch, rows, read_hidden, lean=True, cache=cache)
+    return cache
+
+
+def batches_for(model: Any, num_texts: int | None) -> Batches:
+    """Return how large the batches of a model may be now, with no more texts than this."""
     # a MoE layer holds some tens of vectors of a token at a time
     size = 64 * model.config.hidden_size * model.dtype.itemsize
     return Batches(token_budget(input_device(model), size), num_texts, longrope_length(model.model))
@@ -91,7 +101,7 @@ def read_batch(
         rows: The routers to read, counted from 0.
         read_hidden: Whether to read HS.
         lean: Whether to compute only what is read.
-        cache: Tokens that come before those of every text; an empty one is filled with these.
+        cache: What `read_prefix` read of tokens that come before those of every text; an empty one is filled.
 
     Returns:
         HS and RW of each text, pooled.

@@ -167,7 +167,9 @@ def longrope_length(backbone: PreTrainedModel) -> int | None:
     """Return the length beyond which one text of a batch changes the positions of all (longrope); None if none does."""
     rope = getattr(text_model(backbone).config, "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    return next((kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"), None)
+    return next(
+        (kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"), None
+    )
 
 
 def find_layers(text: PreTrainedModel) -> list[nn.Module]:

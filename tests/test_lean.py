@@ -12,7 +12,7 @@ from moee_hf import MoEEConfig, MoEEModel, batching_moee, experts_moee
 from moee_hf.batching_moee import Batches, rounded_up, windows
 from moee_hf.capture_moee import _active
 from moee_hf.prefix_moee import PrefixCache, common_prefix
-from moee_hf.reading_moee import pad, read_batch
+from moee_hf.reading_moee import pad, read_batch, read_prefix
 from moee_hf.routing_moee import prunable_modules, text_model
 
 GENERATOR = torch.Generator().manual_seed(2)
@@ -69,8 +69,7 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
                 for read, hidden in ((rows, True), (rows[:1], False), ([], True)):
                     captures = [read_batch(model, pad(IDS), read, hidden, lean=True)]
                     if PrefixCache.suits(model.model):
-                        cache = PrefixCache(model.model)
-                        cache.captured = read_batch(model, pad([HEAD]), read, hidden, lean=True, cache=cache)
+                        cache = read_prefix(model, HEAD, read, hidden)
                         rest = pad([ids[len(HEAD) :] for ids in IDS])
                         captures += [read_batch(model, rest, read, hidden, lean=True, cache=cache) for _ in range(2)]
                     for capture in captures:
@@ -137,7 +136,9 @@ def test_a_prompt_that_depends_on_the_text_is_not_shared(changes):
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
-@pytest.mark.parametrize(("model_type", "changes"), [("olmoe", {}), ("phimoe", dict(short_mscale=1.0, long_mscale=2.0))])
+@pytest.mark.parametrize(
+    ("model_type", "changes"), [("olmoe", {}), ("phimoe", dict(short_mscale=1.0, long_mscale=2.0))]
+)
 def test_texts_that_change_the_positions_of_others_are_read_apart(loaded, model_type, changes, dtype, atol):
     tokenizer = loaded.tokenizer
     model = tiny_model(model_type, rope_parameters=LONGROPE | changes, vocab_size=len(tokenizer)).to(dtype)
