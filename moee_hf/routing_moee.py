@@ -164,7 +164,7 @@ def is_causal(backbone: PreTrainedModel) -> bool:
 
 
 def longrope_length(backbone: PreTrainedModel) -> int | None:
-    """Return the length beyond which one text of a batch changes the positions of all (longrope); None if none does."""
+    """Return the length beyond which a text changes the positions of its batch (longrope); None if none does."""
     rope = getattr(text_model(backbone).config, "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
     return next(
