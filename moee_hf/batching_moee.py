@@ -69,7 +69,7 @@ class Batches:
     Args:
         num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
         num_texts: The most texts of a batch. None: as many as the tokens allow.
-        border: Texts of more tokens share no batch with others. None: any may.
+        border: Texts of more tokens share no batch with shorter ones. None: any may.
     """
 
     def __init__(self, num_tokens: int, num_texts: int | None = None, border: int | None = None):

@@ -31,7 +31,7 @@ def check_alpha(name: str, value: object) -> None:
 
 
 def pad_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Move the padding of each row behind its tokens, whose order stays.
+    """Move the padding of each row behind its tokens, whose order stays, and leave out what is padding in every row.
 
     Backbones disagree about padding on the left (absolute positions, expert capacity, compressed keys) but all read
     right-padded rows as they read the text alone. So every batch takes this form before it reaches the backbone.
@@ -41,9 +41,10 @@ def pad_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torc
         tensors: Tensors whose first two dimensions are those of the mask.
 
     Returns:
-        The tensors, reordered along dimension 1.
+        The tensors, reordered along dimension 1, which is as long as the longest row has tokens.
     """
-    order = attention_mask.argsort(dim=1, descending=True, stable=True)  # [B, T]
+    order = attention_mask.argsort(dim=1, descending=True, stable=True)
+    order = order[:, : int(attention_mask.sum(dim=1).max())]  # [B, T]
     rows = torch.arange(len(order), device=order.device)[:, None]
     return [tensor[rows, order] for tensor in tensors]
 

@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .capture_moee import Capture
-from .routing_moee import is_causal, text_model
+from .routing_moee import is_causal, longrope_length, text_model
 
 # a forward pass over the common tokens alone must spare at least as many as this
 MIN_TOKENS_SPARED = 256
@@ -40,8 +40,8 @@ class PrefixCache(DynamicCache):
         depend on the length of the whole text.
         """
         text = text_model(backbone)
-        rope = str(getattr(text.config, "rope_parameters", None))
-        if not is_causal(backbone) or "'dynamic'" in rope or "'longrope'" in rope:
+        is_dynamic = "'dynamic'" in str(getattr(text.config, "rope_parameters", None))
+        if not is_causal(backbone) or is_dynamic or longrope_length(backbone) is not None:
             return False
         kinds = {type(layer) for layer in cls(backbone).layers}
         return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

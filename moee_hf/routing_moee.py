@@ -158,7 +158,7 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
 def is_causal(backbone: PreTrainedModel) -> bool:
     """Return whether a backbone reads from first to last: whether no token changes what is made of earlier ones."""
     text = text_model(backbone)
-    if getattr(text.config, "use_bidirectional_attention", None) in (True, "all"):
+    if getattr(text.config, "use_bidirectional_attention", None) in (True, "all"):  # Step-3.7 says it nowhere else
         return False
     return all(getattr(part, "is_causal", True) for part in (text.config, *text.modules()))
 

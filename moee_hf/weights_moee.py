@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,9 @@ def load_backbone(
         )
     if left := _left_over(backbone, info["unexpected_keys"]):
         logger.warning(
-            f"{source}: expected the weights of the {architecture} backbone that the configuration describes; "
-            f"{len(left)} more are left, the first {left[0]!r}. What was loaded is a part of this checkpoint."
+            f"{source}: {len(left)} weights were not read, the first {left[0]!r}, as the configuration describes a "
+            f"{architecture} backbone without them. That is right if they predict further tokens; else load the "
+            "checkpoint with its own config.json."
         )
     special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
     origin = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
@@ -92,8 +94,10 @@ def _report_on_failure() -> Iterator[None]:
     """Hold back transformers' table of weights that do not fit, unless loading fails, whose error refers to it."""
     reports: list[logging.LogRecord] = []
 
+    thread = threading.get_ident()
+
     def is_no_report(record: logging.LogRecord) -> bool:
-        if is_report := "LOAD REPORT" in record.getMessage():
+        if is_report := record.thread == thread and "LOAD REPORT" in record.getMessage():
             reports.append(record)
         return not is_report
 

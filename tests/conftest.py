@@ -15,6 +15,8 @@ os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{_socket.getsockname()[1]}"
 os.environ["HF_HOME"] = _home.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("HF_TOKEN", None)
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the processor
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import datasets
 import evaluation_data

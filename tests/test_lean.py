@@ -52,6 +52,9 @@ def test_what_is_spared_by_architecture(model_type):
 def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
     model = tiny_model(model_type)
     experts_moee.use_fast_experts(model.model)
+    experts = [module for module in text_model(model.model).modules() if hasattr(module, "_is_expert_parallel")]
+    default = "eager" if model_type == "openai_privacy_filter" else experts_moee.NAME  # transformers has no other
+    assert {module.config._experts_implementation for module in experts} <= {default}
     rows = model.config.router_rows
     for pooling in ("lasttoken", "mean", "weightedmean"):
         model.config.pooling = pooling

@@ -11,29 +11,7 @@ from processes import PeakMemory, in_new_process
 from moee_hf import MoEEModel
 from moee_hf.embedding_files import write_embeddings
 
-WORDS = [
-    "a",
-    "the",
-    "old",
-    "young",
-    "man",
-    "woman",
-    "dog",
-    "cat",
-    "child",
-    "runs",
-    "sings",
-    "reads",
-    "buys",
-    "a",
-    "book",
-    "in",
-    "of",
-    "house",
-    "street",
-    "snow",
-    "garden",
-]
+WORDS = "a the old young man woman dog cat child runs sings reads buys book in of house street snow garden"
 
 
 def print_table(folder: str, sizes: list[int]) -> None:
@@ -54,6 +32,6 @@ def embed(folder: str, size: int) -> tuple[float, int]:
 
 
 def texts(size: int) -> Iterator[str]:
-    draw = random.Random(0)
+    draw, words = random.Random(0), WORDS.split()
     for number in range(size):
-        yield f"{' '.join(draw.choices(WORDS, k=draw.randint(4, 14)))} {number}"
+        yield f"{' '.join(draw.choices(words, k=draw.randint(4, 14)))} {number}"

@@ -5,7 +5,9 @@
 - sentence-transformers: its own model of the same backbone, HS alone, in its batches of 32.
 - moee_hf: `MoEEModel.encode`, HS and RW.
 
-Then what RW costs: the last one beside itself, HS alone.
+The table has the times of the first two over that of the last, then figures of each: tokens of text per second, share
+of padding in what the backbone reads, and growth of memory beyond the model. Then what RW costs: the last way beside
+itself, HS alone.
 """
 
 import gzip
@@ -70,8 +72,6 @@ def make_checkpoint(folder: Path, source: str | None, dtype: torch.dtype) -> Non
 
 
 class Official:
-    name = "official"
-
     def __init__(self, folder: str):
         self.model = OlmoeForCausalLM.from_pretrained(folder).eval()
         self.backbone = self.model.model
@@ -91,8 +91,6 @@ class Official:
 
 
 class SentenceTransformers:
-    name = "sentence-transformers"
-
     def __init__(self, folder: str):
         transformer = Transformer(folder)
         transformer.max_seq_length = MAX_LENGTH
@@ -107,8 +105,6 @@ class SentenceTransformers:
 
 
 class Ours:
-    name = "moee_hf"
-
     def __init__(self, folder: str):
         self.model = MoEEModel.from_pretrained(folder, max_length=MAX_LENGTH)
         self.backbone = self.model.model
@@ -118,8 +114,6 @@ class Ours:
 
 
 class OursHidden(Ours):
-    name = "moee_hf, HS alone"
-
     def __call__(self, texts: list[str], prompt: str) -> torch.Tensor:
         return super().__call__(texts, prompt, "hs")
 
@@ -136,39 +130,41 @@ def memory_growth(way: type, folder: str, texts: list[str], prompt: str) -> int:
     return memory.growth
 
 
-def time_paired(ways: list, texts: list[str], prompt: str, rounds: int) -> dict[str, list[float]]:
+def time_paired(ways: list, texts: list[str], prompt: str, rounds: int) -> list[list[float]]:
     """Seconds of each way, round by round; in turn from the first and from the last."""
-    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
+    seconds: list[list[float]] = [[] for _ in ways]
+    pairs = list(zip(ways, seconds, strict=True))
     for number in range(rounds):
-        for way in ways[:: -1 if number % 2 else 1]:
+        for way, of_way in pairs[:: -1 if number % 2 else 1]:
             start = time.perf_counter()
             way(texts, prompt)
-            seconds[way.name].append(time.perf_counter() - start)
+            of_way.append(time.perf_counter() - start)
     return seconds
 
 
 def print_table(folder: str, data: Path, rounds: int) -> None:
     models = [way(folder) for way in WAYS]
     tokenizer, texts = models[0].tokenizer, texts_of(data)
-    print("| texts | prompt | way | tokens of text/s | padded | time / moee_hf | memory growth, MiB |")
+    print("| texts | prompt | official | sentence-transformers | tokens of text/s | padding | memory, MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, prompt_name in CASES:
         tokens = sum(min(len(ids), MAX_LENGTH) for ids in tokenizer(texts[name])["input_ids"])
         prompt = PROMPTS[prompt_name]
-        padded = {model.name: padded_share(model, texts[name], prompt) for model in models}  # warms up, too
-        seconds = time_paired(models, texts[name], prompt, rounds)
-        for model in models:
-            pairs = zip(seconds[model.name], seconds[Ours.name], strict=True)
-            ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-            rate = tokens / statistics.median(seconds[model.name])
-            memory = in_new_process(memory_growth, type(model), folder, texts[name], prompt)
-            print(f"| {name} | {prompt_name} | {model.name} | {rate:.0f} | {padded[model.name]:.0%}", end=" | ")
-            print(f"{ratio:.2f} | {memory} |", flush=True)
+        padding = [f"{padded_share(model, texts[name], prompt):.0%}" for model in models]  # warms up, too
+        *others, ours = time_paired(models, texts[name], prompt, rounds)
+        ratios = [f"{_median_ratio(theirs, ours):.2f}" for theirs in others]
+        rates = [f"{tokens / statistics.median(seconds):.0f}" for seconds in (*others, ours)]
+        memory = [str(in_new_process(memory_growth, way, folder, texts[name], prompt)) for way in WAYS]
+        columns = [name, prompt_name, *ratios, *(" / ".join(values) for values in (rates, padding, memory))]
+        print(f"| {' | '.join(columns)} |", flush=True)
     # two passes through the same arithmetic, in more rounds, as their difference is small
     pair = [models[-1], OursHidden(folder)]
-    seconds = time_paired(pair, texts["short"], PROMPTS["prompteol"], 3 * rounds)
-    ratios = [both / hidden for both, hidden in zip(seconds[Ours.name], seconds[OursHidden.name], strict=True)]
-    print(f"\nHS and RW / HS alone, short texts with prompteol: {statistics.median(ratios):.3f}", flush=True)
+    seconds = time_paired(pair, texts["short"], PROMPTS["prompteol"], 6 * rounds)
+    print(f"\nHS and RW / HS alone, short texts with prompteol: {_median_ratio(*seconds):.3f}", flush=True)
+
+
+def _median_ratio(seconds: list[float], others: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(seconds, others, strict=True))
 
 
 def padded_share(model: Any, texts: list[str], prompt: str) -> float:
