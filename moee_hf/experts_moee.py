@@ -18,8 +18,8 @@ NAME = "moee_cpu"
 MIN_TOKENS_PER_EXPERT = 4
 # an expert reads so many rows at most at a time
 MAX_ROWS = 512
-# where kernels are kept, few rows are a multiple of the one number, and more of the other
-SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
+# where kernels are kept, rows are a multiple of the one number while they are few, of the other where they are more
+SMALL_MULTIPLE, LARGE_MULTIPLE, FEW_ROWS = 8, 32, 256
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
@@ -97,7 +97,7 @@ def _num_rows(count: int, few_shapes: bool) -> int:
     """How many rows a product reads for so many tokens."""
     if not few_shapes:
         return count
-    multiple = SMALL_MULTIPLE if count <= LARGE_MULTIPLE else LARGE_MULTIPLE
+    multiple = SMALL_MULTIPLE if count <= FEW_ROWS else LARGE_MULTIPLE
     return -(-count // multiple) * multiple
 
 
