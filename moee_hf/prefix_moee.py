@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .capture_moee import Capture
-from .routing_moee import is_causal, longrope_length, text_model
+from .routing_moee import is_causal, rope_kinds, text_model
 
 # a forward pass over the common tokens alone must spare at least as many as this
 MIN_TOKENS_SPARED = 256
@@ -39,9 +39,7 @@ class PrefixCache(DynamicCache):
         State spaces, linear attention, convolutions and compressed keys keep states of other kinds; some positions
         depend on the length of the whole text.
         """
-        text = text_model(backbone)
-        is_dynamic = "'dynamic'" in str(getattr(text.config, "rope_parameters", None))
-        if not is_causal(backbone) or is_dynamic or longrope_length(backbone) is not None:
+        if not is_causal(backbone) or rope_kinds(backbone).keys() & {"dynamic", "longrope"}:
             return False
         kinds = {type(layer) for layer in cls(backbone).layers}
         return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

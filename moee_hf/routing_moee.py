@@ -165,11 +165,15 @@ def is_causal(backbone: PreTrainedModel) -> bool:
 
 def longrope_length(backbone: PreTrainedModel) -> int | None:
     """Return the length beyond which a text changes the positions of its batch (longrope); None if none does."""
+    longrope = rope_kinds(backbone).get("longrope")
+    return None if longrope is None else longrope["original_max_position_embeddings"]
+
+
+def rope_kinds(backbone: PreTrainedModel) -> dict[str, dict[str, Any]]:
+    """Return the parameters of a backbone's rotary positions by their kind, of which layers may have several."""
     rope = getattr(text_model(backbone).config, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    return next(
-        (kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"), None
-    )
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    return {part["rope_type"]: part for part in parts if "rope_type" in part}
 
 
 def find_layers(text: PreTrainedModel) -> list[nn.Module]:

@@ -42,6 +42,11 @@ def tiny_model(model_type, **changes):
     return redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type, **changes))))
 
 
+def expert_modules(model):
+    """Those of the text model that have transformers' interface of experts."""
+    return [module for module in text_model(model.model).modules() if hasattr(module, "_is_expert_parallel")]
+
+
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_what_is_spared_by_architecture(model_type):
     model = tiny_model(model_type)
@@ -52,9 +57,8 @@ def test_what_is_spared_by_architecture(model_type):
 def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
     model = tiny_model(model_type)
     experts_moee.use_fast_experts(model.model)
-    experts = [module for module in text_model(model.model).modules() if hasattr(module, "_is_expert_parallel")]
-    default = "eager" if model_type == "openai_privacy_filter" else experts_moee.NAME  # transformers has no other
-    assert {module.config._experts_implementation for module in experts} <= {default}
+    expected = "eager" if model_type == "openai_privacy_filter" else experts_moee.NAME  # transformers' default for it
+    assert {module.config._experts_implementation for module in expert_modules(model)} <= {expected}
     rows = model.config.router_rows
     for pooling in ("lasttoken", "mean", "weightedmean"):
         model.config.pooling = pooling
@@ -119,8 +123,11 @@ def test_many_texts_in_a_long_prompt(model, tokens_read, pooling, combination):
 
 
 LONGROPE = {
-    **dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=10),
-    **dict(short_factor=[1.0] * 4, long_factor=[4.0] * 4),
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 10,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
 }
 
 
@@ -358,7 +365,7 @@ class TestExperts:
         model = tiny_model(model_type).to(dtype)
         monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 1)
         monkeypatch.setattr(experts_moee, "grouped_mm_experts_forward", None)
-        experts = next(m for m in model.modules() if hasattr(m, "_is_expert_parallel"))
+        experts = expert_modules(model)[0]
         generator = torch.Generator().manual_seed(0)
         width = (experts.down_proj.shape[1:] if not experts.is_transposed else experts.down_proj.shape[:0:-1])[0]
         hidden = torch.randn(50, width, generator=generator).to(dtype)

@@ -290,9 +290,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     work, device = Path(arguments.work), torch.device(arguments.device)
     settings = {name: getattr(arguments, name) for name in FIXED}
-    state = _last_state(work / CHECKPOINT, settings, device)
-    if state["step"] > arguments.steps:
-        raise ValueError(f"--steps: expected {state['step']} or more, as the run is there; got {arguments.steps}.")
+    state = _last_state(work / CHECKPOINT, settings, arguments.steps, device)
     tokenizer, embeddings = _vocabulary(arguments, work, goes_on="model" in state)
     rows, valid = (_kept_rows(tokenizer, Path(path), work) for path in (arguments.train, arguments.valid))
     model = new_model(arguments, embeddings).to(device)
@@ -366,7 +364,7 @@ def main() -> int:
     return 0
 
 
-def _last_state(checkpoint: Path, settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _last_state(checkpoint: Path, settings: dict[str, Any], steps: int, device: torch.device) -> dict[str, Any]:
     """What the run left at its last checkpoint, or what it starts from."""
     if not checkpoint.is_file():
         return {"settings": settings, "step": 0, "running": None, "curve": []}
@@ -376,6 +374,8 @@ def _last_state(checkpoint: Path, settings: dict[str, Any], device: torch.device
         raise ValueError(
             f"{checkpoint}: expected {changed[0]}={was!r}, as the run began; got {now!r}. Use another --work."
         )
+    if state["step"] > steps:
+        raise ValueError(f"--steps: expected {state['step']} or more, as the run is there; got {steps}.")
     return state
 
 
@@ -430,7 +430,8 @@ def _vocabulary(arguments: argparse.Namespace, work: Path, goes_on: bool) -> tup
 
 def _kept_rows(tokenizer: Tokenizer, path: Path, work: Path) -> Rows:
     """The rows of a file, kept in the work folder once they are made."""
-    key = f"{tokenizer.to_str()} {path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    stat = path.stat()
+    key = f"{tokenizer.to_str()} {path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     kept = work / f"rows-{hashlib.sha256(key.encode()).hexdigest()[:8]}.npz"
     if not kept.is_file():
         _log(f"reads {path}")
