@@ -1,16 +1,23 @@
 """MoEE: text embeddings from any pretrained mixture-of-experts language model, without training."""
 
+from pathlib import Path
+
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_deepseek import DeepseekConfig
-from .configuration_moee import MoEEConfig
-from .modeling_deepseek import DeepseekModel
-from .modeling_moee import MoEEModel, MoEEModelOutput
-from .pipeline_moee import MoEEPipeline
-from .routing_moee import UnsupportedBackboneError
+from .model.backbone_moee import UnsupportedBackboneError
+from .model.configuration_deepseek import DeepseekConfig
+from .model.configuration_moee import MoEEConfig
+from .model.hub_moee import register_alias
+from .model.modeling_deepseek import DeepseekModel
+from .model.modeling_moee import MoEEModel, MoEEModelOutput
+from .model.pipeline_moee import MoEEPipeline
 
 __version__ = "0.1.0"
+
+# the small backbone in the package, by its name
+EMBEDDED = "embedded"
+register_alias(EMBEDDED, Path(__file__).parent / EMBEDDED)
 
 # with the package imported, transformers knows both architectures without remote code
 AutoConfig.register(DeepseekConfig.model_type, DeepseekConfig, exist_ok=True)

@@ -1,15 +1,19 @@
-"""What a backbone gives and takes, from its configuration alone: widths, parameters, memory."""
+"""What is known without weights: the size of a model, and the architectures that MoEE can use."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
 
-from .configuration_moee import MoEEConfig
-from .functional_moee import COMBINATIONS
-from .modeling_moee import MoEEModel
-from .routing_moee import find_routers, text_model
+from .model.backbone_moee import REFUSED, find_routers, text_model
+from .model.configuration_deepseek import DeepseekConfig
+from .model.configuration_moee import MoEEConfig
+from .model.functional_moee import COMBINATIONS
+from .model.modeling_moee import MoEEModel
 
 # where architectures keep the number of experts that a token visits
 _TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
@@ -75,14 +79,14 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         num_experts=num_experts,
         top_k=top_k,
         hidden_size=config.hidden_size,
-        embedding_sizes={combination: config.size(combination) for combination in COMBINATIONS},
+        embedding_sizes={combination: config.embedding_size_for(combination) for combination in COMBINATIONS},
         parameters=sum(weight.numel() for weight in model.model.parameters()),
         active_parameters=None if top_k is None else read - round(idle),
         dtype=config.backbone_config.dtype or torch.float32,
     )
 
 
-def quantity(number: int) -> str:
+def format_count(number: int) -> str:
     """Write a number of parameters as one reads it: 6.92 B."""
     size, unit = next((size, unit) for size, unit in _UNITS if number >= size)
     return f"{number / size:.2f} {unit}".rstrip()
@@ -91,3 +95,24 @@ def quantity(number: int) -> str:
 def dtype_name(dtype: torch.dtype) -> str:
     """Write a type of tensors as configurations do: bfloat16."""
     return str(dtype).removeprefix("torch.")
+
+
+def supported_backbones() -> list[str]:
+    """Return the `model_type` of every architecture whose routing weights MoEE reads, sorted.
+
+    An architecture counts if it reads text, transformers declares routers to record in its modelling file, and has a
+    base model for it. Those that put any text model inside (LLaVA, InternVL, ...) work with a mixture of experts
+    inside too, and are not listed.
+    """
+    supported = [DeepseekConfig.model_type]
+    for model_type, config_class in CONFIG_MAPPING.items():
+        if model_type not in REFUSED and config_class in MODEL_MAPPING and _reads_text(config_class):
+            source = Path(inspect.getfile(config_class))
+            modelling = source.with_name(source.name.replace("configuration_", "modeling_"))
+            if modelling.is_file() and '"router_logits": ' in modelling.read_text(encoding="utf-8"):
+                supported.append(model_type)
+    return sorted(set(supported))
+
+
+def _reads_text(config_class: type[PreTrainedConfig]) -> bool:
+    return hasattr(config_class, "vocab_size") or "text_config" in config_class.sub_configs

@@ -1,7 +1,6 @@
 import copy
 import logging
 import os
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -19,35 +18,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the processor
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import datasets
-import evaluation_data
 import huggingface_hub
-import numpy as np
 import pytest
 import torch
 import transformers
-from hub import Hub
+from support import evaluation_data
+from support.common import CHECKPOINT
+from support.hub import Hub
 
 from moee_hf import MoEEModel
-
-ROOT = Path(__file__).parents[1]
-GOLDEN = Path(__file__).parent / "golden"
-EMBEDDED = ROOT / "moee_hf" / "embedded"
-# real sets of the tasks and a corpus, which may not be redistributed, if they lie beside the checkout
-EVALUATION_DATA = ROOT.parent / "shared" / "data" / "eval"
-# the embedded backbone alone, with which the defaults are the paper's
-CHECKPOINT = Path(_home.name) / "backbone"
-OURS = ("moee_config.json", "statistics.safetensors", "training.json", "README.md")
-shutil.copytree(EMBEDDED, CHECKPOINT, ignore=shutil.ignore_patterns(*OURS))
-BACKBONE = {path.name: path.read_bytes() for path in CHECKPOINT.iterdir()}
-TEXTS = [
-    "A man is playing a guitar.",
-    "Someone performs music.",
-    'He said "no", twice; {text} and {0} are not placeholders here.',
-    "Naïve café — the price is 5 €\nand a second line. 🎸🙂",
-    "Stock prices fell sharply on Monday, and so did the mood of everyone who had bought them the week before.",
-    "x",
-    "Two dogs run in the snow.",
-]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -85,17 +64,6 @@ def model(loaded: MoEEModel):
     loaded.config, loaded.statistics = copy.deepcopy(config), copy.deepcopy(statistics)
     yield loaded
     loaded.config, loaded.statistics = config, statistics
-
-
-def assert_same(got, expected) -> None:
-    """What two loaded copies of the same weights compute: where they lie in memory may change the last bit."""
-    np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-4, atol=1e-6)
-
-
-def set_random_statistics(model: MoEEModel) -> None:
-    generator = torch.Generator().manual_seed(0)
-    shapes = model.statistics.shapes
-    model.set_statistics(**{name: torch.rand(shape, generator=generator) + 0.1 for name, shape in shapes.items()})
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_backbones import tiny_config
+from support.tiny_backbones import tiny_config
 
 from moee_hf import MoEEConfig, MoEEModel
 from moee_hf.cli import main

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TEXTS
 from safetensors.torch import load_file
+from support.common import ROOT, TEXTS
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, OlmoeForCausalLM, PreTrainedTokenizerFast
 
 from moee_hf import MoEEModel

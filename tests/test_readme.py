@@ -9,12 +9,12 @@ import sys
 
 import pytest
 import transformers
-import update_readme
-from conftest import EMBEDDED, ROOT
+from support import update_readme
+from support.common import EMBEDDED, ROOT
 
-from moee_hf.backbones import supported_backbones
 from moee_hf.cli import _parser
-from moee_hf.functional_moee import COMBINATIONS
+from moee_hf.info import supported_backbones
+from moee_hf.model.functional_moee import COMBINATIONS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BASH, TEXT = (

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from moee_hf.export import build
-from moee_hf.recipes import read_recipe
+from moee_hf.publishing import build, read_recipe
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
-from moee_hf.flags import number_of
+from moee_hf.cli.flags import positive_int
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 LONG, SHORT = 256, 64  # tokens of a row of consecutive text, and of one that starts with a sentence
@@ -347,12 +347,16 @@ def main() -> int:
         help="take vocabulary and token embeddings from this model: folder, name on the Hub, or GGUF file",
     )
     for name, (default, what) in SIZES.items():
-        parser.add_argument(f"--{name}", type=number_of(what), default=default, help=f"{what} (default: {default})")
-    parser.add_argument("--steps", type=number_of("steps"), default=4000, help="in all (default: 4000)")
-    parser.add_argument("--warmup-steps", type=number_of("steps"), default=100, help="the first ones (default: 100)")
-    parser.add_argument("--decay-steps", type=number_of("steps"), default=2000, help="the last ones (default: 2000)")
+        parser.add_argument(f"--{name}", type=positive_int(what), default=default, help=f"{what} (default: {default})")
+    parser.add_argument("--steps", type=positive_int("steps"), default=4000, help="in all (default: 4000)")
+    parser.add_argument(
+        "--warmup-steps", type=positive_int("steps"), default=100, help="the first ones (default: 100)"
+    )
+    parser.add_argument(
+        "--decay-steps", type=positive_int("steps"), default=2000, help="the last ones (default: 2000)"
+    )
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="between them (default: 0.0015)")
-    parser.add_argument("--every", type=number_of("steps"), default=200, help="validate and save (default: 200)")
+    parser.add_argument("--every", type=positive_int("steps"), default=200, help="validate and save (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda, which computes in bfloat16 (default: cpu)")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from moee_hf.export import files_to_push, push
+from moee_hf.publishing import files_to_push, push
 
 
 def main() -> int:

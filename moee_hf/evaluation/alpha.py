@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from ..files import read_fields
+from ..files.texts import read_fields
 from .encoder import MoEEEncoder
 from .pairs import similarities
 

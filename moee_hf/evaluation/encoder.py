@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-from ..functional_moee import check_alpha, combine, similarity, similarity_pairwise
-from ..modeling_moee import MoEEModel
-from ..prompts_moee import TEXT
+from ..model.functional_moee import check_alpha, combine, similarity, similarity_pairwise
+from ..model.modeling_moee import MoEEModel
+from ..model.prompts_moee import TEXT
 from .features import Corpus, Features, random_weights
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class MoEEEncoder:
         self.alpha = config.alpha if alpha is None else alpha
         self.standardize = config.standardize or corpus is not None if standardize is None else standardize
         self.corpus = corpus
-        config.size(self.combination)
+        config.embedding_size_for(self.combination)
         check_alpha("alpha", self.alpha)
 
     def variant(self, **options: Any) -> MoEEEncoder:

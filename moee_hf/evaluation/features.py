@@ -17,14 +17,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..configuration_moee import EMBEDDED, resolve_source
-from ..files import sha256
+from ..files.folders import sha256
 from ..info import ModelInfo, dtype_name, model_info
-from ..loading_moee import CHOICES
-from ..modeling_moee import MoEEModel
-from ..prompts_moee import PROMPTS, TEXT
-from ..routing_moee import layer_to_read
-from ..statistics_moee import Moments, Statistics, fitted
+from ..model.backbone_moee import layer_to_read
+from ..model.hub_moee import alias_of
+from ..model.modeling_moee import MoEEModel
+from ..model.pretrained_moee import CHOICE_FIELDS
+from ..model.prompts_moee import PROMPTS, TEXT
+from ..model.statistics_moee import Moments, Statistics, fitted
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Features:
         if not path.is_dir():
             return source, model._hub_kwargs["revision"]
         files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix != ".md"]
-        name = f"moee_hf/{EMBEDDED}" if source == resolve_source(EMBEDDED) else f"local/{path.resolve().name}"
+        name = f"moee_hf/{alias}" if (alias := alias_of(source)) else f"local/{path.resolve().name}"
         return name, _digest_of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
     @cached_property
@@ -181,8 +181,8 @@ def random_weights(model: MoEEModel) -> MoEEModel:
 
 def _reconfigured(model: MoEEModel, fields: dict[str, Any]) -> MoEEModel:
     """A model that shares the weights of this one, with a configuration and statistics of its own."""
-    if unknown := sorted(fields.keys() - CHOICES):
-        known = ", ".join(sorted(CHOICES))
+    if unknown := sorted(fields.keys() - CHOICE_FIELDS):
+        known = ", ".join(sorted(CHOICE_FIELDS))
         raise ValueError(f"Features: expected choices of MoEEConfig ({known}); got {unknown[0]!r}.")
     other = copy.copy(model)
     other._modules = dict(model._modules)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskPairClassification, AbsTaskSTS
 
-from ..functional_moee import similarity_pairwise
+from ..model.functional_moee import similarity_pairwise
 from .encoder import MoEEEncoder
 
 

@@ -23,7 +23,8 @@ from mteb.abstasks import (
 )
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from ..files import read_fields, sha256
+from ..files.folders import sha256
+from ..files.texts import read_fields
 
 Columns = dict[str, list[Any]]
 
@@ -103,7 +104,7 @@ def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | No
     return list(tasks.values())
 
 
-def names_there(folder: str, names: Iterable[str]) -> list[str]:
+def available_tasks(folder: str, names: Iterable[str]) -> list[str]:
     """Return those of mteb's tasks of these names that `local_tasks` finds files for.
 
     Raises:
@@ -148,11 +149,11 @@ def _find(name: str, found: Iterable[str], folder: str) -> tuple[str, str | None
 def _is_named(key: str, name: str) -> bool:
     """Whether a task of mteb's, in either version, has the name of a file."""
     kind, stem = key.split("/")
-    return _plain(name) in _names_in_mteb(kind, stem, ("", "v2"))
+    return _normalized(name) in _names_in_mteb(kind, stem, ("", "v2"))
 
 
 def _names_in_mteb(kind: str, stem: str, versions: Sequence[str] = ("",)) -> list[str]:
-    stems = (_plain(_ALIASES.get(_plain(stem), stem)), _plain(stem))
+    stems = (_normalized(_ALIASES.get(_normalized(stem), stem)), _normalized(stem))
     return [f"{plain}{of}{v}" for plain in stems for of in ("", _KINDS[kind].name.lower()) for v in versions]
 
 
@@ -162,7 +163,7 @@ def _task(kind: str, stem: str, name: str | None) -> AbsTask:
     if name is not None and _has_columns(task := _mteb_task(name, None), of_kind.base):
         return task
     known = mteb.get_tasks(task_types=[of_kind.name], exclude_superseded=False)
-    by_name = {_plain(task.metadata.name): task for task in known if _has_columns(task, of_kind.base)}
+    by_name = {_normalized(task.metadata.name): task for task in known if _has_columns(task, of_kind.base)}
     for plain in _names_in_mteb(kind, stem):
         if plain in by_name:
             return by_name[plain]
@@ -185,7 +186,7 @@ def _has_columns(task: AbsTask, base: type[AbsTask]) -> bool:
     return isinstance(task, base) and all(getattr(task, name) == value for name, value in fields.items())
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
 
 

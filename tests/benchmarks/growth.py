@@ -9,7 +9,7 @@ from pathlib import Path
 from processes import PeakMemory, in_new_process
 
 from moee_hf import MoEEModel
-from moee_hf.embedding_files import write_embeddings
+from moee_hf.files.embeddings import write_embeddings
 
 WORDS = "a the old young man woman dog cat child runs sings reads buys book in of house street snow garden"
 

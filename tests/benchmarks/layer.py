@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from transformers import OlmoeConfig, OlmoeModel
 
-from moee_hf.experts_moee import NAME
+from moee_hf.model.experts_moee import EXPERTS_IMPLEMENTATION
 
 TEXTS, TOKENS = 60, 25
 
@@ -31,7 +31,7 @@ def ratios(dtype: torch.dtype, rounds: int) -> dict[str, float]:
     attention = 4 * size**2 + 2 * TOKENS * size
     experts = config.num_experts * size + config.num_experts_per_tok * 3 * size * config.intermediate_size
     work = 2 * TEXTS * TOKENS * (attention + experts)
-    found: dict[str, list[float]] = {"grouped_mm": [], "eager": [], NAME: []}
+    found: dict[str, list[float]] = {"grouped_mm": [], "eager": [], EXPERTS_IMPLEMENTATION: []}
     for number in range(rounds + 1):
         for name, measured in found.items():
             model.set_experts_implementation(name)

@@ -25,7 +25,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoTokenizer, OlmoeConfig, OlmoeForCausalLM
 
 from moee_hf import MoEEModel
-from moee_hf.configuration_moee import resolve_source
+from moee_hf.model.hub_moee import resolve_source
 
 MAX_LENGTH = 512
 PROMPTS = {

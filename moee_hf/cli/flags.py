@@ -1,0 +1,114 @@
+"""Flags that commands of `moee` share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import EMBEDDED
+from ..model.functional_moee import COMBINATIONS, check_alpha
+from ..model.modeling_moee import MoEEModel
+from ..model.prompts_moee import TEXT
+
+
+def add_input_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the file with texts."""
+    parser.add_argument(
+        "input",
+        metavar="FILE",
+        help=".txt, .jsonl or .csv, gzipped or not, or .parquet; - for standard input, a text a line",
+    )
+    parser.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
+    add_batch_size_flag(parser)
+
+
+def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the number of texts per forward pass."""
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int("texts"),
+        help="the most texts per forward pass (default: as many as the device is fast with)",
+    )
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the model and how it is loaded."""
+    parser.add_argument(
+        "--model", default=EMBEDDED, help="folder or Hub id of a MoEE repository or a plain MoE checkpoint"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
+
+
+def add_prompt_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the prompt."""
+    parser.add_argument("--prompt", help=f"name of a prompt, or a template with {TEXT} (default: the model's)")
+
+
+def add_embedding_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what an embedding is made of."""
+    parser.add_argument(
+        "--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)"
+    )
+    parser.add_argument(
+        "--alpha", type=nonnegative_alpha, help="weight of the routing part in 'sum' (default: the model's)"
+    )
+
+
+def positive_int(what: str) -> Callable[[str], int]:
+    """Return a type of flags: a number of these, 1 or more."""
+
+    def number(value: str) -> int:
+        if (parsed := int(value)) < 1:
+            raise argparse.ArgumentTypeError(f"expected a number of {what} >= 1; got {value}")
+        return parsed
+
+    return number
+
+
+def nonnegative_alpha(value: str) -> float:
+    """Return the weight of the routing part that a flag gives."""
+    try:
+        check_alpha("alpha", number := float(value))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return number
+
+
+def load_model(arguments: argparse.Namespace) -> MoEEModel:
+    """Load the model that the flags name.
+
+    Raises:
+        ValueError: If the device is not there.
+    """
+    device = _device(arguments.device)
+    dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
+    hub = {} if arguments.revision is None else {"revision": arguments.revision}
+    return MoEEModel.from_pretrained(arguments.model or EMBEDDED, dtype=dtype, device_map=device, **hub)
+
+
+def embedding_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return prompt and make-up of embeddings, as arguments of `encode`."""
+    return {"combination": arguments.combination, "alpha": arguments.alpha, **prompt_options(arguments.prompt)}
+
+
+def prompt_options(prompt: str | None) -> dict[str, Any]:
+    """Return a prompt, by name or as a template, as arguments of `encode`."""
+    return {"prompt": prompt} if prompt is not None and TEXT in prompt else {"prompt_name": prompt}
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return "auto" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if not available.get(kind):
+        there = ", ".join(kind for kind, here in available.items() if here)
+        raise ValueError(f"--device: expected one that is here ({there}); got {name!r}.")
+    return name

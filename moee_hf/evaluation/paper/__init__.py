@@ -1,0 +1,1 @@
+"""What the paper reports and what its released code does, beside ours."""

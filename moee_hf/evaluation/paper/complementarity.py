@@ -1,0 +1,99 @@
+"""Whether HS and RW see different things in the same texts (section 3.2 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mteb.abstasks import AbsTask, AbsTaskClusteringLegacy, AbsTaskSTS
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
+
+from ..encoder import MoEEEncoder
+from ..pairs import has_pairs, pairs_of, similarities, split_of
+from ..tables import Cell, Table
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Compare two clusterings of the same texts.
+
+    Args:
+        first: A cluster's number for each text, of shape `(n,)`.
+        second: The same.
+
+    Returns:
+        `ami` and `nmi`, adjusted and normalized mutual information; `jaccard`, the pairs of texts that both put
+        together over the pairs that either does; `exact`, the share of texts in the same cluster, with clusters
+        matched one to one so that it is the highest (Kuhn-Munkres).
+    """
+    confusion = pair_confusion_matrix(first, second)
+    counts = contingency_matrix(first, second)
+    matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    return {
+        "ami": float(adjusted_mutual_info_score(first, second)),
+        "nmi": float(normalized_mutual_info_score(first, second)),
+        "jaccard": float(confusion[1, 1] / max(confusion.sum() - confusion[0, 0], 1)),
+        "exact": float(matched / len(first)),
+    }
+
+
+def misranked(similarity: np.ndarray, gold: np.ndarray, tolerance: float) -> np.ndarray:
+    """Tell which pairs are ranked wrongly: farther from their rank by the gold score than `tolerance` of all pairs.
+
+    The paper does not define an error; this rule is ours.
+    """
+    distance = np.abs(rankdata(similarity) - rankdata(gold)) / len(gold)
+    return distance > tolerance
+
+
+def complementarity(
+    encoder: MoEEEncoder, tasks: Sequence[AbsTask], clusters: int = 50, tolerance: float = 0.25
+) -> Table:
+    """Compare the clusters of HS and of RW, and the errors that each makes.
+
+    Args:
+        encoder: Of the model.
+        tasks: Tasks of STS, pair classification or clustering; errors are those of STS.
+        clusters: Clusters of k-means, of the distinct texts of a task.
+        tolerance: What makes an error, see `errors`.
+
+    Returns:
+        A row for each task: agreement of the clusters, the share of pairs that HS and RW are wrong about, and of all
+        errors the share that only one of the two makes; in percent but for AMI, NMI and Jaccard.
+
+    Raises:
+        ValueError: If a task is of another type, or has fewer texts than there are clusters.
+    """
+    rows: list[list[Cell]] = []
+    for task in tasks:
+        name = task.metadata.name
+        if has_pairs(task):
+            first, second = pairs_of(task)
+            texts = first + second
+        elif isinstance(task, AbsTaskClusteringLegacy):
+            texts = [text for texts in split_of(task)["sentences"] for text in texts]
+        else:
+            raise ValueError(
+                f"--tasks: expected tasks of STS, pair classification or clustering, those of one clustering "
+                f"per set (not .v2); got {name!r}."
+            )
+        texts = list(dict.fromkeys(texts))
+        if len(texts) < clusters:
+            raise ValueError(f"--clusters: expected at most {len(texts)}, the texts of {name}; got {clusters}.")
+        labels = [
+            KMeans(clusters, n_init=1, random_state=0).fit_predict(encoder.variant(combination=part).embed(texts))
+            for part in ("hs", "rw")
+        ]
+        clustered = agreement(*labels)
+        wrong: list[Cell] = [None, None, None]
+        if isinstance(task, AbsTaskSTS):
+            gold = np.asarray(split_of(task)["score"])
+            hs, rw = (misranked(of, gold, tolerance) for of in similarities(encoder, first, second).values())
+            either = (hs | rw).sum()
+            wrong = [100 * float(hs.mean()), 100 * float(rw.mean()), 100 * float((hs ^ rw).sum() / max(either, 1))]
+        rows.append([name, clustered["ami"], clustered["nmi"], clustered["jaccard"], 100 * clustered["exact"], *wrong])
+    header = ["task", "AMI", "NMI", "Jaccard", "exact match", "errors of HS", "errors of RW", "errors of one only"]
+    return Table(header, rows)

@@ -1,0 +1,114 @@
+"""The paper's tables (arXiv 2410.10814, tables 3, 4 and 8 to 12), ours beside the published numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import yaml
+
+from ..scores import Score
+from ..tables import Cell, Table
+
+# in the wheel, and in a checkout
+_FOLDERS = (Path(__file__).with_name("published"), Path(__file__).parents[3] / "configs" / "paper")
+# the set that other papers' average of STS leaves out
+_NOT_IN_STS7 = "BIOSSES"
+_Key = tuple[str, str, str]
+PROMPTS = ("none", "prompteol")
+NOTE = (
+    "Main scores times 100; the average of all is the mean of the six types, as in tables 3 and 4. The paper's 'none' "
+    "is a text in quotes. Its sum, in classification and clustering, averages the numbers of classes and clusters, "
+    "which depends on how they happen to be numbered; ours is computed on the vectors."
+)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the paper published of one backbone.
+
+    Args:
+        name: The backbone, as the paper calls it.
+        model: Its id on the Hub.
+        types: Type of each task, in the order of the tables.
+        published: Main score times 100 by task, prompt (`"none"`, `"prompteol"`) and combination.
+    """
+
+    name: str
+    model: str
+    types: Mapping[str, str]
+    published: Mapping[_Key, float]
+
+
+def papers() -> list[str]:
+    """Return the names of the backbones that there are numbers of."""
+    return sorted(path.stem for folder in _FOLDERS for path in folder.glob("*.yaml"))
+
+
+def read_paper(name: str) -> Paper:
+    """Read what the paper published of a backbone.
+
+    Args:
+        name: One of `papers()`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    path = next((path for folder in _FOLDERS if (path := folder / f"{name}.yaml").is_file()), None)
+    if path is None:
+        raise ValueError(f"--paper: expected one of {', '.join(papers())}; got {name!r}.")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    published = {
+        (task, prompt, combination): value
+        for task, row in content["published"].items()
+        for prompt in PROMPTS
+        for combination, value in zip(content["combinations"], row[prompt], strict=True)
+    }
+    types = {task: row["type"] for task, row in content["published"].items()}
+    return Paper(content["name"], content["model"], types, published)
+
+
+def paper_table(paper: Paper, scores: Sequence[Score]) -> Table:
+    """Put ours beside the published numbers: every data set, and the averages; what was not evaluated stays blank.
+
+    Args:
+        paper: The published numbers.
+        scores: Ours, of any of the tasks.
+    """
+    ours: dict[tuple[str, str], dict[_Key, float]] = {}  # by combination, and how it varies
+    for score in scores:
+        choices = score.choices
+        variant = " standardized" if choices.get("standardize") else ""
+        variant += f" alpha {choices['alpha']:.12g}" if choices.get("alpha", 1) != 1 else ""
+        key = (score.task, choices["prompt"], choices["combination"])
+        ours.setdefault((choices["combination"], variant), {})[key] = score.value
+    columns: list[tuple[str, str, Mapping[_Key, float]]] = []
+    for combination in dict.fromkeys(key[2] for key in paper.published):
+        variants = {variant: values for (name, variant), values in ours.items() if name == combination} or {"": {}}
+        columns.append((f"paper {combination}", combination, paper.published))
+        columns += [(f"ours {combination}{variant}", combination, values) for variant, values in variants.items()]
+    groups: dict[str, list[str]] = {}
+    for task, kind in paper.types.items():
+        groups.setdefault(kind, []).append(task)
+
+    sts7 = [task for task in groups["STS"] if task != _NOT_IN_STS7]
+    # what a row is the mean of the means of
+    lines: list[tuple[str, str, list[list[str]]]] = [
+        *((task, kind, [[task]]) for task, kind in paper.types.items()),
+        ("average of 8", "STS", [groups["STS"]]),
+        (f"average of 7, without {_NOT_IN_STS7}", "STS", [sts7]),
+        *(("average", kind, [tasks]) for kind, tasks in groups.items() if kind != "STS" and len(tasks) > 1),
+        ("average", "all", list(groups.values())),
+    ]
+    rows: list[list[Cell]] = []
+    for prompt, (label, kind, of) in itertools.product(PROMPTS, lines):
+        row: list[Cell] = [label, kind, prompt]
+        for _, combination, values in columns:
+            keys = [[(task, prompt, combination) for task in tasks] for tasks in of]
+            there = all(key in values for part in keys for key in part)
+            row.append(mean(mean(values[key] for key in part) for part in keys) if there else None)
+        rows.append(row)
+    return Table(["task", "type", "prompt", *(name for name, _, _ in columns)], rows)

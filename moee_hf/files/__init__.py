@@ -1,0 +1,1 @@
+"""Texts in, embeddings out: files of any size, part by part. Imports nothing else of the package."""

@@ -1,0 +1,1 @@
+"""The model: every file here is copied verbatim and flat into each saved repository."""

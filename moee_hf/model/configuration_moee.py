@@ -1,0 +1,304 @@
+"""Configuration of a MoEE model: the backbone's own configuration, and every choice that changes a vector."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig, __version__
+
+from .configuration_deepseek import DeepseekConfig
+from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
+from .hub_moee import hub_errors, is_repo_id, optional_file, resolve_commit, resolve_source
+from .prompts_moee import PROMPTS, check_template
+
+# beside a plain checkpoint: fields of MoEEConfig, but for those that say which backbone it is
+FIELDS_NAME = "moee_config.json"
+_OF_BACKBONE = {"backbone_config", "router_shape", "base_model_name_or_path", "base_model_revision"}
+
+
+class MoEEConfig(PreTrainedConfig):
+    """Configuration of a `MoEEModel`; the defaults are the paper's.
+
+    `MoEEConfig.from_pretrained(source)` also reads the configuration of a plain MoE checkpoint and wraps it. In a
+    folder, fields of this class may lie beside that, in `moee_config.json`.
+
+    Args:
+        backbone_config: Configuration of the MoE backbone, or the dictionary of one with its `model_type`.
+            None: that of OLMoE-1B-7B.
+        combination: What the embedding is made of: `"hs"`, `"rw"`, `"concat"` or `"sum"` (section 3.3).
+        alpha: Weight of the routing similarity in `"sum"`, >= 0.
+        pooling: Which tokens speak for a text: `"lasttoken"`, `"mean"` or `"weightedmean"`.
+        hidden_layer: The hidden state that is HS, counted as in `hidden_states` of transformers: 0 are the token
+            embeddings, k is what layer k leaves, -1 is the last layer's after the final norm.
+        router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do
+            not count), negative from the last. None: all.
+        router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
+        standardize: Whether HS and RW are standardized with the statistics stored in the model.
+        calibrated: Whether the model holds such statistics; set by `MoEEModel.set_statistics`.
+        calibration: What `MoEEModel.calibrate` fitted them with: `prompt`, `pooling`, `hidden_layer` and
+            `router_activation`. None: not known.
+        prompts: Templates by name, each with `{text}` once; `prompteol` and `none` are always known.
+        default_prompt_name: Name of the prompt that `encode` uses when the call names none. None: no prompt.
+        max_length: The most tokens of a text with its prompt. None: what tokenizer and backbone allow.
+        base_model_name_or_path: In a reference repository, the repository on the Hub that the backbone's weights are
+            loaded from. None: the weights lie beside this configuration.
+        base_model_revision: The commit of that repository.
+        router_shape: MoE layers and experts of the backbone, `[L, E]`; set by the model, which finds them.
+    """
+
+    model_type = "moee"
+    sub_configs = {"backbone_config": AutoConfig}
+    # sentence-transformers reads the width of an embedding under this name
+    attribute_map = {"projection_dim": "embedding_size"}
+
+    backbone_config: Any = None
+    combination: str = "sum"
+    alpha: float = 1.0
+    pooling: str = "lasttoken"
+    hidden_layer: int = -1
+    router_layers: list[int] | None = None
+    router_activation: str = "softmax"
+    standardize: bool = False
+    calibrated: bool = False
+    calibration: dict[str, Any] | None = None
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = "prompteol"
+    max_length: int | None = None
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    router_shape: Any = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.backbone_config is None:
+            self.backbone_config = OlmoeConfig()
+        elif isinstance(self.backbone_config, dict):
+            self.backbone_config = backbone_config_from_dict(self.backbone_config)
+        elif not isinstance(self.backbone_config, PreTrainedConfig):
+            raise ValueError(
+                "MoEEConfig.backbone_config: expected the configuration of a backbone, or a dictionary of one; got "
+                f"{self.backbone_config!r}."
+            )
+        if self.prompts is None:
+            self.prompts = dict(PROMPTS)
+        # an empty mapping keeps the implementations that the backbone's configuration already names
+        kwargs.setdefault("attn_implementation", {})
+        kwargs.setdefault("experts_implementation", {})
+        super().__post_init__(**kwargs)
+        self.prompt_template(self.default_prompt_name)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if check := _CHECKS.get(key):
+            check(f"MoEEConfig.{key}", value)
+            value = float(value) if key == "alpha" else value  # numpy's numbers do not go into json
+        super().__setattr__(key, value)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        source = resolve_source(pretrained_model_name_or_path)
+        kwargs["revision"] = resolve_commit(source, **kwargs)
+        with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
+            config, unused = super().get_config_dict(source, **kwargs)
+        if config == {}:
+            raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")
+        if not isinstance(config, dict):
+            raise OSError(f"{source!r}: expected a mapping in its config.json; got {config!r}.")
+        if config.get("model_type") == cls.model_type:
+            if not isinstance(config.get("backbone_config"), dict):
+                raise OSError(f"{source!r}: expected a backbone_config in the config.json of a MoEE model; got none.")
+        else:
+            fields = _fields_beside(source, **kwargs) if os.path.isdir(source) else {}
+            config = fields | {"model_type": cls.model_type, "backbone_config": config}
+        return config, unused
+
+    def to_dict(self) -> dict[str, Any]:
+        # the backbone as its own config.json has it, without the defaults of every model
+        return super().to_dict() | {"backbone_config": self.backbone_config.to_diff_dict()}
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    def prompt_template(self, prompt_name: str | None) -> str:
+        """Return the template of a prompt.
+
+        Args:
+            prompt_name: A name in `prompts`, or a built-in one. None: no prompt.
+
+        Raises:
+            ValueError: If no prompt has this name.
+        """
+        prompts = PROMPTS | (self.prompts or {})
+        if (name := "none" if prompt_name is None else prompt_name) not in prompts:
+            raise ValueError(
+                f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}. Another template can be "
+                "given as prompt='... {text} ...'."
+            )
+        return prompts[name]
+
+    def calibration_key(self, template: str) -> dict[str, Any]:
+        """Return what the statistics of a corpus depend on: the template of a prompt, and fields of this."""
+        return {
+            "prompt": template,
+            "pooling": self.pooling,
+            "hidden_layer": self.hidden_layer,
+            "router_activation": self.router_activation,
+        }
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of HS."""
+        return self.get_text_config().hidden_size
+
+    @property
+    def router_rows(self) -> list[int]:
+        """The routers that make up RW, counted from 0, in the order of `router_layers`.
+
+        Raises:
+            ValueError: If `router_layers` names a router that the backbone does not have.
+        """
+        if self.router_shape is None:
+            raise ValueError(
+                "MoEEConfig.router_shape: expected the number of MoE layers and experts; got None. They are known "
+                "once the model is built: MoEEModel.without_weights(config).config."
+            )
+        layers = self.router_shape[0]
+        selected = range(layers) if self.router_layers is None else self.router_layers
+        if bad := [row for row in selected if not -layers <= row < layers]:
+            raise ValueError(
+                f"MoEEConfig.router_layers: expected numbers from {-layers} to {layers - 1}, as the backbone has "
+                f"{layers} MoE layers; got {bad[0]!r}."
+            )
+        rows = [row % layers for row in selected]
+        if len(set(rows)) < len(rows):
+            raise ValueError(f"MoEEConfig.router_layers: expected each MoE layer once; got {self.router_layers!r}.")
+        return rows
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of an embedding."""
+        return self.embedding_size_for(self.combination)
+
+    def embedding_size_for(self, combination: str) -> int:
+        """Return the width of an embedding combined in this way."""
+        check_choice("combination", combination, COMBINATIONS)
+        routing_size = len(self.router_rows) * self.router_shape[1]
+        return (combination != "rw") * self.hidden_size + (combination != "hs") * routing_size
+
+
+def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwargs: Any) -> MoEEConfig:
+    """Return a `MoEEConfig` of one's own.
+
+    Args:
+        config: A `MoEEConfig`, the configuration of a backbone, or the folder or Hub id of either.
+        hub_kwargs: Those of `PreTrainedConfig.from_pretrained`.
+    """
+    if not isinstance(config, PreTrainedConfig):
+        return MoEEConfig.from_pretrained(config, **hub_kwargs)
+    config = copy.deepcopy(config)
+    # by model type: remote code can load one class twice
+    return config if config.model_type == MoEEConfig.model_type else MoEEConfig(backbone_config=config)
+
+
+def backbone_config_from_dict(config: dict[str, Any]) -> PreTrainedConfig:
+    """Return the configuration object for the content of a backbone's `config.json`.
+
+    Raises:
+        ValueError: If the dictionary has no model type, or one that transformers does not know.
+    """
+    # what belongs to the backbone's repository and would be wrong, or run its code, in ours
+    config = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
+    model_type = config.get("model_type")
+    if model_type == DeepseekConfig.model_type:
+        return DeepseekConfig.from_dict(config)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"MoEEConfig.backbone_config: expected the model_type of an architecture in transformers {__version__}; "
+            f"got {model_type!r}. Architectures that exist as remote code alone are not wrapped; a newer transformers "
+            "may carry this one."
+        )
+    return CONFIG_MAPPING[model_type].from_dict(config)
+
+
+def _fields_beside(folder: str, **kwargs: Any) -> dict[str, Any]:
+    """The fields in `moee_config.json` of a folder with a plain checkpoint."""
+    if (path := optional_file(folder, FIELDS_NAME, **kwargs)) is None:
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{path}: expected JSON; {error}. Fetch it again.") from error
+    known = MoEEConfig.__annotations__.keys() - _OF_BACKBONE
+    if not isinstance(fields, dict) or not fields.keys() <= known:
+        raise OSError(f"{path}: expected a mapping of {', '.join(sorted(known))}; got {fields!r}.")
+    return fields
+
+
+def _check_int(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected an integer; got {value!r}.")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False; got {value!r}.")
+
+
+def _check_max_length(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{name}: expected a number of tokens >= 1, or None; got {value!r}.")
+
+
+def _check_repo_id(name: str, value: object) -> None:
+    # never a path: a configuration from elsewhere shall not name files of this machine
+    if value is not None and not (isinstance(value, str) and is_repo_id(value)):
+        raise ValueError(
+            f"{name}: expected the id of a repository on the Hub, such as 'allenai/OLMoE-1B-7B-0924'; got {value!r}."
+        )
+
+
+def _check_revision(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and value):
+        raise ValueError(f"{name}: expected a commit of the backbone's repository; got {value!r}.")
+
+
+def _check_router_layers(name: str, value: object) -> None:
+    if value is not None and (
+        not isinstance(value, list | tuple) or not value or not all(type(layer) is int for layer in value)
+    ):
+        raise ValueError(f"{name}: expected a list of MoE layers, such as [0, -1], or None for all; got {value!r}.")
+
+
+def _check_prompt_name(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name}: expected a string; got {value!r}.")
+
+
+def _check_prompts(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: expected a dictionary of templates by name; got {value!r}.")
+    for prompt_name, template in value.items():
+        _check_prompt_name(f"{name}: a name", prompt_name)
+        check_template(f"{name}[{prompt_name!r}]", template)
+
+
+_CHECKS = {
+    "combination": lambda name, value: check_choice(name, value, COMBINATIONS),
+    "alpha": check_alpha,
+    "pooling": lambda name, value: check_choice(name, value, POOLINGS),
+    "hidden_layer": _check_int,
+    "router_layers": _check_router_layers,
+    "router_activation": lambda name, value: check_choice(name, value, ROUTER_ACTIVATIONS),
+    "standardize": _check_bool,
+    "calibrated": _check_bool,
+    "prompts": _check_prompts,
+    "default_prompt_name": _check_prompt_name,
+    "max_length": _check_max_length,
+    "base_model_name_or_path": _check_repo_id,
+    "base_model_revision": _check_revision,
+}

@@ -1,0 +1,229 @@
+"""Loading and saving a MoEE model: the backbone's weights, and what makes embeddings of them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+from transformers.utils import PushToHubMixin
+
+from .backbone_moee import backbone_class
+from .configuration_moee import MoEEConfig, resolve_config
+from .experts_moee import use_fast_experts
+from .hub_moee import resolve_commit, resolve_source
+from .prompts_moee import load_tokenizer
+from .repository_moee import read_statistics, write_repository
+from .weights_moee import load_backbone
+
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# the fields of MoEEConfig that a caller chooses; the others are found in the backbone or set with the statistics
+CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated", "calibration"}
+_tokenizer_lock = threading.Lock()
+
+
+class MoEEPreTrainedModel(PreTrainedModel):
+    """Loading and saving: the backbone's weights go in and out as transformers has them for the backbone itself."""
+
+    config_class = MoEEConfig
+    base_model_prefix = "model"
+    model_tags = ["moee", "mixture-of-experts", "feature-extraction"]
+    # whatever is asked of the wrapper, the backbone checks for itself
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    _hub_kwargs: dict[str, Any]
+    _origin: tuple[str, str] | None
+    _versions: dict[str, tuple[int, int]]
+    _tokenizer: PreTrainedTokenizerBase | None
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        # transformers looks for an experts class in this module's source; it is in the backbone's
+        return True
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: Any = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a MoEE repository, or any plain MoE checkpoint, from a folder or the Hub.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id; `"embedded"` is the small backbone in the package.
+            config: In place of the configuration at the source: a `MoEEConfig`, that of a backbone, or where to find
+                either.
+            output_loading_info: Whether to return transformers' report on the weights too.
+            kwargs: Those that transformers takes for the backbone, whose names of modules and weights they use
+                (`dtype`, `device_map`, `attn_implementation`, `experts_implementation`, `quantization_config`,
+                `revision`, ...), and choices of `MoEEConfig`.
+
+        Raises:
+            UnsupportedBackboneError: If the checkpoint has no routers that MoEE can read.
+            ValueError: If the checkpoint lacks weights of the backbone.
+        """
+        source = resolve_source(pretrained_model_name_or_path)
+        # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
+        kwargs["revision"] = resolve_commit(source, **kwargs)
+        hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        fields = {name: kwargs.pop(name) for name in CHOICE_FIELDS if name in kwargs}
+        if config is None:
+            config = resolve_config(source, **hub_kwargs)
+        else:  # of another place, if it is a place, so not of this commit
+            config = resolve_config(config, **hub_kwargs | {"revision": None})
+        for name, value in fields.items():
+            setattr(config, name, value)
+        cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
+        backbone, info, origin = load_backbone(source, config, **kwargs)
+        if kwargs.get("experts_implementation") is None:
+            use_fast_experts(backbone)
+        config.name_or_path = source
+        model = cls(config, backbone).eval()
+        if config.calibrated:
+            model.statistics.store(**read_statistics(source, **hub_kwargs))
+        model._hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
+        model._origin = origin
+        model._versions = _versions(backbone)
+        return (model, info) if output_loading_info else model
+
+    @classmethod
+    def without_weights(cls, config: MoEEConfig) -> Any:
+        """Build a model on the meta device: its shapes, without memory or time for its weights."""
+        config = copy.deepcopy(config)
+        with torch.device("meta"), no_init_weights():
+            return cls(config, backbone_class(config.backbone_config)._from_config(config.backbone_config))
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save weights, statistics, configuration, code and tokenizer: `AutoModel` needs this package no more.
+
+        Args:
+            save_directory: The folder; made if it is not there.
+            is_main_process: Whether this process writes what is not weights.
+            state_dict: Weights in place of the model's own, by their names in this model.
+            push_to_hub: Not here; `push_to_hub` is a method.
+            kwargs: Those of `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: If `push_to_hub` is true.
+        """
+        if push_to_hub:
+            raise ValueError("save_pretrained: expected push_to_hub=False; use model.push_to_hub(repo_id).")
+        if state_dict is not None:
+            prefix = f"{self.base_model_prefix}."
+            state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        self.model.save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        if is_main_process:
+            config = copy.deepcopy(self.config)
+            config.base_model_name_or_path = config.base_model_revision = None
+            write_repository(self, config, save_directory)
+
+    def save_reference(
+        self,
+        save_directory: str | os.PathLike[str],
+        base_model_name_or_path: str | None = None,
+        base_model_revision: str | None = None,
+    ) -> None:
+        """Save all but the weights, which are loaded from the backbone's own repository, at the commit of now.
+
+        Args:
+            save_directory: The folder; made if it is not there.
+            base_model_name_or_path: The repository on the Hub with exactly this backbone. None: where this model was
+                loaded from.
+            base_model_revision: Its branch, tag or commit; stored as the commit that it is now. None: the commit that
+                this model was loaded from, or with a repository given, its newest.
+
+        Raises:
+            OSError: If the Hub cannot say which commit that is.
+            ValueError: If the model was loaded from a folder and no repository is given, or its weights were changed.
+        """
+        base, revision = base_model_name_or_path, base_model_revision
+        if base is None and self._origin is not None:
+            base, loaded = self._origin
+            revision = revision or loaded
+            if self.weights_changed:
+                raise ValueError(
+                    "save_reference: expected the weights as they were loaded; they were changed since, which a "
+                    "reference cannot hold. Use save_pretrained, or push_to_hub without reference=True."
+                )
+        if base is None or os.path.exists(base):
+            raise ValueError(
+                "save_reference: expected a model whose weights are those in the root of a repository on the Hub; "
+                f"this one comes from {base or self.name_or_path or 'memory'!r}. Name the repository that has exactly "
+                "these weights: base_model_name_or_path=..."
+            )
+        token = self._hub_kwargs.get("token")
+        commit = resolve_commit(base, "save_reference: ", revision=revision, token=token)
+        config = copy.deepcopy(self.config)
+        config.base_model_name_or_path, config.base_model_revision = base, commit
+        # as it is there: without what was chosen, or changed by a quantizer, while loading
+        config.backbone_config = resolve_config(base, revision=commit, token=token).backbone_config
+        os.makedirs(save_directory, exist_ok=True)
+        write_repository(self, config, save_directory)
+
+    def push_to_hub(self, repo_id: str, *, reference: bool = False, **kwargs: Any) -> Any:
+        """Push the model to the Hub.
+
+        Args:
+            repo_id: The repository; made if it is not there.
+            reference: Whether to push what `save_reference` saves, kilobytes, in place of `save_pretrained`.
+            kwargs: Those of `PreTrainedModel.push_to_hub`.
+        """
+        if not reference:
+            return super().push_to_hub(repo_id, **kwargs)
+        tags = kwargs.pop("tags", None) or []
+        tags = [*self.model_tags, *([tags] if isinstance(tags, str) else tags)]
+        return _ReferenceModel(self).push_to_hub(repo_id, tags=tags, **kwargs)
+
+    @property
+    def weights_changed(self) -> bool:
+        """Whether a weight was written to, or replaced, since the model was loaded."""
+        return _versions(self.model) != self._versions
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the source that the model was loaded from, loaded at first use; another can be set.
+
+        Raises:
+            TokenizerNotFoundError: If the source has none.
+        """
+        if self._tokenizer is None:
+            with _tokenizer_lock:
+                if self._tokenizer is None:
+                    self._tokenizer = load_tokenizer(self.name_or_path, **self._hub_kwargs)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+
+def _versions(backbone: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Which tensor each weight is, and how often torch has seen it written into; not of those that are offloaded."""
+    weights = backbone.named_parameters()
+    return {name: (id(weight), weight._version) for name, weight in weights if not weight.is_meta}
+
+
+class _ReferenceModel(PushToHubMixin):
+    """A model whose repository on the Hub shall be a reference."""
+
+    def __init__(self, model: MoEEPreTrainedModel):
+        self.model = model
+
+    def save_pretrained(self, save_directory: str, max_shard_size: object = None) -> None:
+        self.model.save_reference(save_directory)

@@ -1,0 +1,94 @@
+"""What makes a folder a MoEE repository, whether the backbone's weights lie in it or not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import logging
+
+from .configuration_moee import MoEEConfig
+from .hub_moee import optional_file
+from .prompts_moee import PROMPTS, TokenizerNotFoundError
+
+if TYPE_CHECKING:
+    # named so that they travel with the code: transformers ships what is imported in this way
+    from .handler import EndpointHandler  # noqa: F401
+    from .pipeline_moee import MoEEPipeline  # noqa: F401
+    from .sentence_moee import MoEETransformer  # noqa: F401
+
+logger = logging.get_logger(__name__)
+
+STATISTICS_NAME = "statistics.safetensors"
+
+
+def write_repository(model: Any, config: MoEEConfig, folder: str | os.PathLike[str]) -> None:
+    """Write all but the weights of a MoEE model into a folder.
+
+    These are the configuration, statistics, tokenizer, the code for `AutoModel` and `pipeline`, and what
+    sentence-transformers reads.
+
+    Args:
+        model: The `MoEEModel`.
+        config: Its configuration, as it is to be stored.
+        folder: The folder, which is there.
+    """
+    if config.calibrated:
+        save_file(model.statistics.state_dict(), Path(folder, STATISTICS_NAME), metadata={"format": "pt"})
+    config.architectures = [type(model).__name__]
+    pipeline = {"impl": "pipeline_moee.MoEEPipeline", "pt": ["AutoModel"], "type": "text"}
+    config.custom_pipelines = {"moee-embedding": pipeline}
+    custom_object_save(model, folder, config=config)
+    config.save_pretrained(folder)
+    try:
+        model.tokenizer.save_pretrained(folder)
+    except TokenizerNotFoundError as error:
+        logger.warning(f"{folder}: saved without a tokenizer. {error}")
+    for name, content in _sentence_transformers_files(config).items():
+        Path(folder, name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
+    """Read the statistics of a calibrated model, from a folder or the Hub.
+
+    Raises:
+        OSError: If they cannot be had.
+        ValueError: If they are not there, or damaged.
+    """
+    problem = "there is no such file"
+    if path := optional_file(source, STATISTICS_NAME, **hub_kwargs):
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            problem = f"it cannot be read ({error})"
+    raise ValueError(
+        f"{source}: expected the statistics of a calibrated model in {STATISTICS_NAME}; {problem}. Fetch the "
+        "repository anew, or set calibrated and standardize to false in its config.json."
+    )
+
+
+def _sentence_transformers_files(config: MoEEConfig) -> dict[str, Any]:
+    default = config.prompt_template(config.default_prompt_name)
+    # encode_query and encode_document ask for prompts of these names
+    prompts = {"query": default, "document": default} | PROMPTS | (config.prompts or {})
+    return {
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_moee.MoEETransformer"}],
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "embeddings"}},
+            "module_output_name": "sentence_embedding",
+            # packed texts come without the mask that pooling needs
+            "unpad_inputs": False,
+        },
+        "config_sentence_transformers.json": {
+            "prompts": prompts,
+            "default_prompt_name": config.default_prompt_name,
+            "similarity_fn_name": "cosine",
+        },
+    }

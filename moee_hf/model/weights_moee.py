@@ -1,0 +1,165 @@
+"""The backbone's weights: from a repository itself or the one it refers to, safetensors only, and all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.logging import get_logger
+
+from .backbone_moee import backbone_class
+from .configuration_moee import MoEEConfig
+from .hub_moee import hub_errors, optional_file, resolve_commit, warn_if_moved
+
+logger = get_logger(__name__)
+
+
+def load_backbone(
+    source: str, config: MoEEConfig, **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any], tuple[str, str] | None]:
+    """Load the backbone of a MoEE repository or a plain checkpoint, by transformers' own code for it.
+
+    Args:
+        source: Folder or Hub id; for a reference, the repository that its configuration names is read instead.
+        config: Configuration of the MoEE model.
+        kwargs: Those of `PreTrainedModel.from_pretrained`.
+
+    Returns:
+        The backbone, transformers' report on its weights, and the repository and commit that a reference can name for
+        them; None if there is none.
+
+    Raises:
+        OSError: If the weights cannot be had.
+        ValueError: If they are not safetensors, damaged, or not all those of the backbone.
+    """
+    if config.base_model_name_or_path is not None:
+        source = config.base_model_name_or_path
+        if os.path.exists(source):
+            raise ValueError(
+                f"MoEEConfig.base_model_name_or_path: expected a repository on the Hub; {source!r} is also a folder "
+                "here, which would be read in its place. Work in another folder."
+            )
+        # both belong to the repository with the reference
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("subfolder", "adapter_kwargs")}
+        kwargs["revision"] = config.base_model_revision
+        kwargs["revision"] = resolve_commit(source, f"{source!r}, the backbone: ", **kwargs)
+        warn_if_moved(source, **kwargs)
+    if kwargs.setdefault("use_safetensors", True) is not True:
+        raise ValueError("use_safetensors: expected True, as pickled weights are never read; got False.")
+    # a weight of another shape is reported below, with those that are missing
+    kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]), _report_on_failure():
+            _check_files(source, config.backbone_config, **kwargs)
+            backbone, info = backbone_class(config.backbone_config).from_pretrained(
+                source, config=config.backbone_config, **kwargs
+            )
+    except SafetensorError as error:
+        raise ValueError(
+            f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
+        ) from error
+    architecture = config.backbone_config.model_type
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{source}: expected all weights of a {architecture} backbone; {len(missing)} are missing, the first "
+            f"{missing[0]!r}, and would be random. Load the complete checkpoint that its config.json describes."
+        )
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, got, expected = mismatched[0]
+        raise ValueError(
+            f"{source}: expected the weights of the {architecture} backbone that its config.json describes; "
+            f"{len(mismatched)} have another shape, the first {name!r}: {tuple(got)} in place of {tuple(expected)}."
+        )
+    if left := _left_over(backbone, info["unexpected_keys"]):
+        logger.warning(
+            f"{source}: {len(left)} weights were not read, the first {left[0]!r}, as the configuration describes a "
+            f"{architecture} backbone without them. That is right if they predict further tokens; else load the "
+            "checkpoint with its own config.json."
+        )
+    special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
+    origin = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
+    return backbone, info, origin
+
+
+@contextlib.contextmanager
+def _report_on_failure() -> Iterator[None]:
+    """Hold back transformers' table of weights that do not fit, unless loading fails, whose error refers to it."""
+    reports: list[logging.LogRecord] = []
+
+    thread = threading.get_ident()
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        if is_report := record.thread == thread and "LOAD REPORT" in record.getMessage():
+            reports.append(record)
+        return not is_report
+
+    log = logging.getLogger("transformers.modeling_utils")
+    log.addFilter(is_no_report)
+    try:
+        yield
+        reports.clear()
+    finally:
+        log.removeFilter(is_no_report)
+        for record in reports:
+            log.handle(record)
+
+
+def _left_over(backbone: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Return the weights of modules that the backbone has; those of others, such as a head, are no part of it."""
+    modules = dict(backbone.named_children())
+    prefix = f"{backbone.base_model_prefix}."
+    return sorted(name for name in unexpected if name.removeprefix(prefix).split(".")[0] in modules)
+
+
+def _check_files(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:
+    # transformers would also read pickled weights, have a service convert them, follow an index anywhere, or load
+    # another model because an adapter says so
+    if optional_file(source, "adapter_config.json", **kwargs):
+        raise ValueError(
+            f"{source}: expected the weights of a backbone; there is an adapter_config.json. Merge the adapter into "
+            "its base model, and load what that saves."
+        )
+    if kwargs.get("gguf_file") is not None:
+        return
+    infix = "" if variant is None else f".{variant}"
+    names = [f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"]
+    if named := getattr(config, "transformers_weights", None):
+        _check_names(source, "config.json", [named], (".safetensors", ".safetensors.index.json"))
+        names = [named]
+    for name in names:
+        if path := optional_file(source, name, **kwargs):
+            if path.suffix == ".json":
+                _check_names(source, name, _shards(source, path), ".safetensors")
+            return
+    raise OSError(
+        f"{source}: expected weights in safetensors; there is no {' and no '.join(names)}. Pickled weights are never "
+        "read: convert them, for instance with transformers' save_pretrained, where you trust them."
+    )
+
+
+def _shards(source: str, index: Path) -> Iterable[str]:
+    try:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(shards, dict) or not shards:
+            raise TypeError(f"weight_map is {shards!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source}: expected an index of shards with a weight_map in {index.name}; it cannot be read as one "
+            f"({error!r}). Fetch it again."
+        ) from error
+    return shards.values()
+
+
+def _check_names(source: str, where: str, names: Iterable[Any], endings: str | tuple[str, ...]) -> None:
+    for name in names:
+        inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not name.endswith(endings):
+            raise ValueError(f"{source}: expected weights in safetensors files beside {where}; it names {name!r}.")

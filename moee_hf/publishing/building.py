@@ -1,0 +1,115 @@
+"""Publishing: a complete repository folder from a recipe, pushed in one commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import (
+    HfApi,
+)
+from huggingface_hub.errors import LocalTokenNotFoundError
+from safetensors.numpy import save_file
+
+from .. import __version__
+from ..files.folders import check_new_folder, sha256
+from ..model.functional_moee import COMBINATIONS
+from ..model.hub_moee import hub_errors
+from ..model.modeling_moee import MoEEModel
+from .card import EXAMPLES, model_card
+from .recipes import Recipe, check_repo_id
+
+BUILD_NAME = "moee_build.json"
+VERIFICATION_NAME = "verification.safetensors"
+
+
+def build(
+    recipe: Recipe,
+    folder: str | os.PathLike[str],
+    *,
+    reference: bool = True,
+    repo_id: str | None = None,
+    token: str | None = None,
+    **kwargs: Any,
+) -> Path:
+    """Build a complete repository folder: model, card, handler, and embeddings to verify it with.
+
+    Args:
+        recipe: The model.
+        folder: A folder that is empty, or is not there yet.
+        reference: Whether the weights stay in the backbone's repository. False: they are copied.
+        repo_id: In place of the recipe's; without a namespace, that of the token's user is put before it.
+        token: For the Hub. None: that of `hf auth login`.
+        kwargs: Those of `MoEEModel.from_pretrained`, such as `device_map`.
+
+    Raises:
+        OSError: If the backbone cannot be had.
+        ValueError: If the folder is not empty, or a reference is asked for of a backbone that is not on the Hub.
+    """
+    target = check_new_folder(folder)
+    repo_id = recipe.repo_id if repo_id is None else repo_id
+    check_repo_id("repo_id", repo_id)
+    repo_id = _with_namespace(repo_id, token)
+    source, revision = recipe.base_model_name_or_path, recipe.base_model_revision
+    model = MoEEModel.from_pretrained(source, revision=revision, token=token, **kwargs | recipe.config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as temporary:
+        folder = Path(temporary, target.name)
+        folder.mkdir()
+        _fill(folder, model, recipe, repo_id, reference)
+        os.replace(folder, target)  # all of it, or nothing
+    return target
+
+
+def _fill(folder: Path, model: MoEEModel, recipe: Recipe, repo_id: str, reference: bool) -> None:
+    base, commit = model._origin or (None, None)
+    if reference:
+        model.save_reference(folder)
+    else:
+        model.save_pretrained(folder)
+    (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
+    texts = [text for source, sentences in EXAMPLES.items() for text in (source, *sentences)]
+    vectors: dict[str, Any] = {
+        name: model.encode(texts, combination=name, normalize_embeddings=True) for name in COMBINATIONS
+    }
+    save_file(vectors, folder / VERIFICATION_NAME, metadata={"texts": json.dumps(texts)})
+    card = model_card(model, recipe, repo_id, base, commit, reference)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    record = {
+        "repo_id": repo_id,
+        "base_model": base,
+        "base_model_revision": commit,
+        "versions": {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        "sha256": _digests(folder),
+    }
+    (folder / BUILD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _with_namespace(repo_id: str, token: str | None) -> str:
+    if "/" in repo_id:
+        return repo_id
+    try:
+        with hub_errors(f"{repo_id}: no namespace is given, and ", repo_id):
+            return f"{HfApi().whoami(token=token)['name']}/{repo_id}"
+    except LocalTokenNotFoundError as error:
+        raise ValueError(
+            f"repo_id: expected 'namespace/{repo_id}', or a token whose user is the namespace; got {repo_id!r} and no "
+            "token. Name the repository in full, or log in with `hf auth login`."
+        ) from error
+
+
+def _requirements() -> list[str]:
+    requirements = importlib.metadata.requires("moee_hf") or []
+    return [requirement for requirement in requirements if "extra ==" not in requirement]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder but the two that `build` writes last."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: sha256(path) for name, path in files.items() if name not in ("README.md", BUILD_NAME)}

@@ -1,0 +1,118 @@
+"""A built folder, pushed to the Hub in one commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    ModelInfo,
+    hf_hub_download,
+)
+
+from .. import __version__
+from ..model.hub_moee import hub_errors
+from .building import BUILD_NAME, _digests
+
+
+def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
+    """Check a built folder, and return the size in bytes of every file that `push` would push, by name.
+
+    Raises:
+        ValueError: If a file was changed, added or removed since the folder was built (the card, README.md, may be
+            edited), the backbone is not pinned to a commit, or the card names no licence.
+    """
+    folder = Path(folder)
+    if not (folder / BUILD_NAME).is_file():
+        raise ValueError(f"{folder}: expected a folder made by build; it has no {BUILD_NAME}.")
+    record = _record(folder / BUILD_NAME)
+    built, now = record["sha256"], _digests(folder)
+    if dirty := sorted(name for name in built.keys() | now.keys() if built.get(name) != now.get(name)):
+        raise ValueError(
+            f"{folder}: expected the files as built; changed, added or removed since: {', '.join(dirty)}. "
+            "Build the folder anew."
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    revision = config.get("base_model_revision") or record["base_model_revision"]
+    if record["base_model"] and not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise ValueError(
+            f"{folder}: expected the backbone {record['base_model']!r} pinned to a commit; got {revision!r}, which "
+            "may be another model tomorrow. Build the folder anew."
+        )
+    try:
+        license_id = ModelCard.load(folder / "README.md").data.get("license")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder}/README.md: expected a model card with YAML at its head; {error}") from error
+    if not license_id:
+        raise ValueError(
+            f"{folder}/README.md: expected a licence, that of the backbone; the card names none. Put license: into "
+            "the recipe and build the folder anew, or into the card."
+        )
+    return {name: (folder / name).stat().st_size for name in sorted([*now, "README.md", BUILD_NAME])}
+
+
+def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: str | None = None) -> CommitInfo:
+    """Push a built folder to the repository that it was built for, in one commit.
+
+    Until that commit the repository stays as it was. What was uploaded by a push that was interrupted, or is there
+    already, is not uploaded again.
+
+    Args:
+        folder: A folder made by `build`.
+        private: Whether a repository that is not there yet becomes private.
+        token: For the Hub. None: that of `hf auth login`.
+
+    Raises:
+        OSError: If the Hub refuses.
+        ValueError: If the folder is not as it must be (see `files_to_push`), or the repository holds another model.
+    """
+    files = files_to_push(folder)
+    repo_id = _record(Path(folder, BUILD_NAME))["repo_id"]
+    api = HfApi(token=token)
+    with hub_errors(f"{repo_id}: ", repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        head = api.model_info(repo_id)
+        outdated = _built_before(repo_id, head, token) - files.keys()
+        # one commit on top of what was just seen, or none
+        return api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, Path(folder, name)) for name in files),
+                *(CommitOperationDelete(name) for name in sorted(outdated)),
+            ],
+            commit_message=f"MoEE model built by moee_hf {__version__}",
+            parent_commit=head.sha,
+        )
+
+
+def _built_before(repo_id: str, head: ModelInfo, token: str | None) -> set[str]:
+    """The files of an earlier build that are in the repository, which may hold no other model."""
+    present = {file.rfilename for file in head.siblings or []} - {".gitattributes", "README.md"}
+    if not present:
+        return set()
+    if BUILD_NAME not in present:
+        raise ValueError(
+            f"{repo_id}: expected an empty repository, or one pushed by these scripts; it holds "
+            f"{', '.join(sorted(present)[:3])}, which are not replaced. Build for another repository."
+        )
+    record = hf_hub_download(repo_id, BUILD_NAME, revision=head.sha, token=token)
+    return present & _record(Path(record))["sha256"].keys()
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if {"repo_id", "base_model", "base_model_revision", "sha256"} <= record.keys():
+            return record
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{path}: expected the record of a build; it cannot be read as one. Build the folder anew.")

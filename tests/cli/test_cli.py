@@ -1,0 +1,127 @@
+"""The command: data on standard output, messages on standard error, 0 / 1 / 2."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support.common import TEXTS
+
+from moee_hf import MoEEModel, __version__
+from moee_hf.cli import main
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "moee_hf.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", **options)
+
+
+def test_similarity_prints_the_matrix(capsys):
+    texts = ["A man is playing a guitar.", "two\nlines", "A long text, " * 10]
+    assert main(["similarity", *texts, "--prompt", "none", "--combination", "hs"]) == 0
+    printed = capsys.readouterr()
+    model = MoEEModel.from_pretrained("embedded")
+    embeddings = model.encode(texts, prompt_name="none", combination="hs")
+    rows = printed.out.splitlines()
+    assert rows[0].split() == ["1", "2", "3"]
+    for row, label, values in zip(rows[1:], texts, model.similarity(embeddings, embeddings).tolist(), strict=True):
+        assert [float(value) for value in row.split()[-3:]] == pytest.approx(values, abs=5.1e-4)
+        assert label[:3] in row
+        assert len(row) == len(rows[1])
+    assert printed.err == ""
+
+
+def test_data_and_messages_do_not_mix(tmp_path):
+    result = run("similarity", "a", "b")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) == 3
+
+
+def test_embed_from_standard_input(tmp_path):
+    lines = [text for text in TEXTS if "\n" not in text]
+    result = run("embed", "-", "--output", "vectors.npy", "--dtype", "float32", cwd=tmp_path, input="\n".join(lines))
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == f"{len(lines)} embeddings of width 256: vectors.npy\n"
+    expected = MoEEModel.from_pretrained("embedded", dtype="float32").encode(lines)
+    assert np.load(tmp_path / "vectors.npy") == pytest.approx(expected, abs=1e-6)
+
+
+def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.csv").write_text("id,body\n1,one\n2,two\n")
+    flags = ["--column", "body", "--prompt", "Q: {text}", "--alpha", "0.5", "--normalize", "--dtype", "float32"]
+    assert main(["embed", "in.csv", "--output", "out.npy", "--device", "cpu", "--batch-size", "1", *flags]) == 0
+    model = MoEEModel.from_pretrained("embedded", dtype="float32")
+    expected = model.encode(["one", "two"], prompt="Q: {text}", alpha=0.5, normalize_embeddings=True)
+    assert np.load("out.npy") == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["similarity", "a", ""], r"texts\[1\]: expected a text to embed; got an empty string"),
+        (["similarity", "a", "--prompt", "eol"], "prompt_name: expected one of 'prompteol', 'none'; got 'eol'"),
+        (["similarity", "a", "--model", "./nowhere"], "'./nowhere': expected a folder with a config.json, or the id"),
+        (["embed", "missing.txt", "--output", "x.npy"], "missing.txt"),
+        (["embed", "missing.txt", "--output", "x.bin"], "x.bin: expected a file ending in"),
+        (["info", "./nowhere"], "'./nowhere': expected a folder with a config.json"),
+        (["info", "."], "'.': expected a folder with a config.json; there is none in it"),
+        (["similarity", "a", "--device", "tpu"], r"--device: expected one that is here \(auto, cpu.*got 'tpu'"),
+        (
+            ["embed", "missing.txt", "--output", "folder.npy"],
+            "folder.npy: expected a file to write; there is a folder",
+        ),
+    ],
+)
+def test_errors_are_one_message_and_exit_1(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.npy").mkdir()
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(f"^moee: .*{message}", printed.err, re.DOTALL)
+
+
+def test_wrong_usage_exits_2(capsys):
+    embed = ["embed", "x.txt", "--output", "x.npy"]
+    for arguments in (
+        *([], ["embed", "x.txt"], ["similarity", "a", "--combination", "both"]),
+        *([*embed, "--batch-size", "0"], [*embed, "--alpha", "-1"]),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 2
+
+
+def test_empty_input_is_an_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    assert main(["embed", "empty.txt", "--output", "x.npy"]) == 1
+    assert "empty.txt: expected texts; got none" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    command = f"{sys.executable} -m moee_hf.cli backbones | head -n 1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.stdout.splitlines()[-1], result.stderr) == ("0", "")
+
+
+def test_wide_characters_keep_the_columns(capsys):
+    assert main(["similarity", "漢字かな", "🎸 guitar", "plain"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    starts = [len(row) + sum(character in "漢字かな🎸" for character in row) for row in rows]
+    assert len(set(starts)) == 1
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"moee_hf {__version__}\n"
+
+
+def test_backbones(capsys):
+    assert main(["backbones"]) == 0
+    printed = capsys.readouterr().out.split()
+    assert {"deepseek", "olmoe", "qwen2_moe", "mixtral", "gpt_oss", "jetmoe", "llama4"} <= set(printed)
+    assert "llama" not in printed

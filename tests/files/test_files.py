@@ -1,0 +1,156 @@
+"""Texts in, embeddings out."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+from support.common import TEXTS
+
+from moee_hf.files.embeddings import check_output, write_embeddings
+from moee_hf.files.texts import read_texts
+
+LINES = [text for text in TEXTS if "\n" not in text]
+
+
+def write(path, texts):
+    match path.suffix:
+        case ".txt":
+            path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        case ".jsonl":
+            path.write_text("\n".join(json.dumps({"id": 1, "text": text}) for text in texts), encoding="utf-8")
+        case ".csv":
+            rows = ['"{}"'.format(text.replace('"', '""')) for text in texts]
+            path.write_text("id,text\n" + "\n".join(f"1,{row}" for row in rows), encoding="utf-8-sig")
+        case ".parquet":
+            pq.write_table(pa.table({"id": [1] * len(texts), "text": texts}), path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "texts"), [(".txt", LINES), (".jsonl", TEXTS), (".csv", TEXTS), (".parquet", TEXTS)]
+)
+def test_texts_arrive_as_they_were_written(tmp_path, suffix, texts):
+    path = tmp_path / f"texts{suffix}"
+    write(path, texts)
+    assert read_texts(str(path)) == texts
+
+
+def test_standard_input(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO("\r\n".join(LINES).encode("utf-8-sig")), encoding="latin-1", newline="")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert read_texts("-") == LINES
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "one\n\nthree\n", r"a.txt, line 2: expected a text; got ''. Leave the row out."),
+        ("a.jsonl", '{"text": "x"}\n{"body": "y"}\n', "a.jsonl, line 2: expected an object with the field 'text'"),
+        ("a.jsonl", '{"text": "x"}\nnot json\n', "a.jsonl, line 2: expected a JSON object; got 'not json'"),
+        ("a.jsonl", '{"text": 7}\n', "a.jsonl, line 1: expected a text; got 7"),
+        ("a.csv", "id,body\n1,x\n", "a.csv: expected one column 'text'; got 'id', 'body'. Name it: --column"),
+        ("a.csv", "id,text\n1,a,b\n", "a.csv, line 2: expected 2 fields; got more. Quote texts that hold a comma"),
+        ("a.csv", "text,text\n1,a\n", "a.csv: expected one column 'text'; got 'text', 'text'"),
+        ("a.csv", "", "a.csv: expected one column 'text'; got none"),
+        ("a.csv", "id,text\n1,\n", "a.csv, line 2: expected a text; got ''"),
+        ("a.csv", "id,text\n1\n", "a.csv, line 2: expected a text; got None"),
+        ("a.md", "text", "a.md: expected a file ending in .txt, .jsonl, .csv, .parquet; got '.md'"),
+    ],
+)
+def test_bad_input_names_file_and_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_texts(str(tmp_path / name))
+
+
+def test_long_fields_and_upper_case_suffixes(tmp_path):
+    write(tmp_path / "a.csv", ["word " * 50_000])
+    (tmp_path / "a.csv").rename(tmp_path / "A.CSV")
+    assert read_texts(str(tmp_path / "A.CSV")) == ["word " * 50_000]
+
+
+def test_other_encodings_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a.txt: expected UTF-8"):
+        read_texts(str(tmp_path / "a.txt"))
+
+
+def test_parquet_without_the_column(tmp_path):
+    write(tmp_path / "a.parquet", TEXTS)
+    with pytest.raises(ValueError, match="expected one column 'body'; got 'id', 'text'"):
+        read_texts(str(tmp_path / "a.parquet"), "body")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+def test_embeddings_come_back_as_they_were(tmp_path, suffix):
+    path = tmp_path / f"vectors{suffix}"
+    embeddings = np.random.default_rng(0).normal(size=(len(TEXTS), 5)).astype(np.float32)
+    check_output(str(path))
+    write_embeddings(str(path), TEXTS, [embeddings[:3], embeddings[3:]], {"model": "m"})
+    match suffix:
+        case ".npy":
+            read = np.load(path)
+        case ".safetensors":
+            with safe_open(path, "np") as file:
+                read, metadata = file.get_tensor("embeddings"), file.metadata()
+            assert metadata == {"model": "m"}
+        case ".parquet":
+            table = pq.read_table(path)
+            assert table.column("text").to_pylist() == TEXTS
+            assert table.schema.field("embedding").type == pa.list_(pa.float32(), 5)
+            assert table.schema.metadata == {b"model": b"m"}
+            read = np.stack(table.column("embedding").to_numpy())
+    assert np.array_equal(read, embeddings)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+def test_texts_are_read_no_further_than_embeddings(tmp_path, suffix):
+    read, ahead = [], []
+    texts = (read.append(text) or text for text in TEXTS)
+
+    def parts():
+        for _ in TEXTS:
+            ahead.append(len(read))
+            yield np.zeros((1, 2), np.float32)
+
+    assert write_embeddings(str(tmp_path / f"vectors{suffix}"), texts, parts(), {}) == (len(TEXTS), 2)
+    assert ahead == list(range(len(TEXTS)))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    """The limit of a file's size stands in for it; the header alone is under it."""
+    script = (
+        "import resource, signal, sys, numpy as np; from moee_hf.files.embeddings import write_embeddings\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "write_embeddings(sys.argv[1], ['a'] * 900, [np.zeros((900, 2), np.float32)], {})"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "vectors.npy"], capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, suffix):
+    def parts():
+        yield np.zeros((1, 2), np.float32)
+        raise ValueError("no more")
+
+    path = tmp_path / f"vectors{suffix}"
+    path.write_text("before")
+    with pytest.raises(ValueError, match="no more"):
+        write_embeddings(str(path), TEXTS, parts(), {"model": "m"})
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_bad_output_is_refused_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match=r"expected a file ending in .npy, .parquet, .safetensors; got '.txt'"):
+        check_output(str(tmp_path / "a.txt"))
+    with pytest.raises(OSError, match=r"expected a folder to write to; .*nowhere' is not there"):
+        check_output(str(tmp_path / "nowhere" / "a.npy"))

@@ -1,0 +1,117 @@
+"""Every field of the configuration is checked whenever it is set."""
+
+import json
+
+import pytest
+from support.tiny_backbones import tiny_config
+from transformers import OlmoeConfig
+
+from moee_hf import MoEEConfig, MoEEModel
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("combination", "add", "combination: expected one of 'hs', 'rw', 'concat', 'sum'; got 'add'"),
+        ("alpha", -0.5, "alpha: expected a finite number >= 0"),
+        ("alpha", "1", "alpha: expected a finite number >= 0"),
+        ("pooling", "cls", "pooling: expected one of 'lasttoken', 'mean', 'weightedmean'; got 'cls'"),
+        ("router_activation", "sigmoid", "router_activation: expected one of 'softmax', 'logits'; got 'sigmoid'"),
+        ("hidden_layer", 1.5, "hidden_layer: expected an integer; got 1.5"),
+        ("router_layers", [], r"router_layers: expected a list of MoE layers, .* got \[\]"),
+        ("router_layers", 3, "router_layers: expected a list of MoE layers"),
+        ("standardize", "yes", "standardize: expected True or False; got 'yes'"),
+        ("prompts", {"q": "no place"}, r"prompts\['q'\]: expected a template with \{text\} exactly once"),
+        ("prompts", ["{text}"], "prompts: expected a dictionary of templates by name"),
+        ("max_length", 0, "max_length: expected a number of tokens >= 1, or None; got 0"),
+    ],
+)
+def test_bad_values_are_refused_in_the_constructor_and_later(field, value, message):
+    with pytest.raises(ValueError, match=f"MoEEConfig.{message}"):
+        MoEEConfig(**{field: value})
+    config = MoEEConfig()
+    with pytest.raises(ValueError, match=f"MoEEConfig.{message}"):
+        setattr(config, field, value)
+
+
+def test_unknown_default_prompt_is_refused():
+    with pytest.raises(ValueError, match="prompt_name: expected one of 'prompteol', 'none', 'q'; got 'eol'"):
+        MoEEConfig(prompts={"q": "Q: {text}"}, default_prompt_name="eol")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_layer": 5}, "hidden_layer: expected a number from -5 to 4, as the backbone has 4 layers; got 5"),
+        ({"hidden_layer": -6}, "hidden_layer: expected a number from -5 to 4"),
+        (
+            {"router_layers": [0, 4]},
+            "router_layers: expected numbers from -4 to 3, as the backbone has 4 MoE layers; got 4",
+        ),
+        ({"router_layers": [3, -1]}, r"router_layers: expected each MoE layer once; got \[3, -1\]"),
+    ],
+)
+def test_layers_that_the_backbone_does_not_have_fail_at_construction(fields, message):
+    with pytest.raises(ValueError, match=f"MoEEConfig.{message}"):
+        MoEEModel(MoEEConfig(backbone_config=tiny_config("olmoe"), **fields))
+
+
+def test_round_trip_through_json(tmp_path):
+    config = MoEEConfig(
+        backbone_config=tiny_config("mixtral"),
+        combination="concat",
+        alpha=0.3,
+        router_layers=[0, -1],
+        prompts={"q": "Q: {text}"},
+    )
+    config.save_pretrained(tmp_path)
+    again = MoEEConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert again.backbone_config.model_type == "mixtral"
+
+
+def test_plain_configuration_is_wrapped(tmp_path):
+    tiny_config("qwen2_moe").save_pretrained(tmp_path)
+    config = MoEEConfig.from_pretrained(tmp_path, alpha=2.0)
+    assert (config.model_type, config.backbone_config.model_type, config.alpha) == ("moee", "qwen2_moe", 2.0)
+
+
+def test_fields_beside_a_plain_checkpoint(tmp_path):
+    tiny_config("olmoe").save_pretrained(tmp_path)
+    beside = tmp_path / "moee_config.json"
+    beside.write_text(json.dumps({"pooling": "mean", "hidden_layer": 1}))
+    config = MoEEConfig.from_pretrained(tmp_path)
+    assert (config.pooling, config.hidden_layer, config.combination) == ("mean", 1, "sum")
+    assert MoEEConfig.from_pretrained(tmp_path, pooling="lasttoken").pooling == "lasttoken"
+    assert MoEEConfig.from_pretrained(tmp_path.parent, subfolder=tmp_path.name).pooling == "mean"
+    beside.write_text(json.dumps({"pooling": "cls"}))
+    with pytest.raises(ValueError, match="pooling: expected one of"):
+        MoEEConfig.from_pretrained(tmp_path)
+    for bad in ('{"pooling"', "[]", '{"poolling": "mean"}', '{"backbone_config": {"model_type": "mixtral"}}'):
+        beside.write_text(bad)
+        with pytest.raises(OSError, match=r"moee_config\.json: expected"):
+            MoEEConfig.from_pretrained(tmp_path)
+
+
+def test_code_of_the_backbones_repository_is_not_named():
+    backbone = {**tiny_config("deepseek_v3").to_dict(), "auto_map": {"AutoModel": "modeling_deepseek.DeepseekV3Model"}}
+    assert not hasattr(MoEEConfig(backbone_config=backbone).backbone_config, "auto_map")
+
+
+def test_implementations_named_by_the_backbone_are_kept():
+    backbone = OlmoeConfig(attn_implementation="eager", experts_implementation="batched_mm")
+    config = MoEEConfig(backbone_config=backbone)
+    assert config.backbone_config._attn_implementation == "eager"
+    assert config.backbone_config._experts_implementation == "batched_mm"
+
+
+def test_sizes_follow_from_the_choices():
+    config = MoEEModel(MoEEConfig(backbone_config=tiny_config("olmoe"), router_layers=[1, 2])).config
+    sizes = {c: config.embedding_size_for(c) for c in ("hs", "rw", "concat", "sum")}
+    assert sizes == {"hs": 32, "rw": 16, "concat": 48, "sum": 48}
+    assert config.projection_dim == config.embedding_size == 48
+
+
+def test_sizes_before_the_model_is_built():
+    with pytest.raises(ValueError, match="router_shape: expected the number of MoE layers and experts; got None"):
+        _ = MoEEConfig().embedding_size

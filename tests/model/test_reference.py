@@ -1,0 +1,86 @@
+"""Every choice of the configuration against the judge, on what the backbone gives when it runs alone on one text."""
+
+import itertools
+
+import numpy as np
+import pytest
+import reference
+import torch
+from support.common import TEXTS
+
+COMBINATIONS = ["hs", "rw", "concat", "sum"]
+POOLINGS = ["lasttoken", "mean", "weightedmean"]
+
+
+@pytest.fixture(scope="module")
+def traces(loaded):
+    """The hidden states and router logits of each text in the PromptEOL template, from the backbone alone."""
+    result = []
+    for text in TEXTS:
+        ids = loaded.tokenizer(f'This sentence : "{text}" means in one word:"', return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            output = loaded.model(input_ids=ids, output_hidden_states=True, output_router_logits=True, use_cache=False)
+        hidden = [states[0].double().numpy() for states in output.hidden_states]
+        result.append((hidden, [logits.double().numpy() for logits in output.router_logits]))
+    return result
+
+
+@pytest.mark.parametrize("activation", ["softmax", "logits"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_every_combination_and_pooling(model, traces, combination, pooling, activation):
+    model.config.pooling, model.config.router_activation = pooling, activation
+    embeddings = model.encode(TEXTS, combination=combination, alpha=0.7)
+    layers = range(len(traces[0][1]))
+    for embedding, (hidden, logits) in zip(embeddings, traces, strict=True):
+        h = reference.hidden_state(hidden, -1, pooling)
+        r = reference.routing_weights(logits, layers, activation, pooling)
+        assert embedding == pytest.approx(reference.embedding(h, r, combination, 0.7), rel=1e-4, abs=1e-4)
+    assert embeddings.dtype == np.float32
+
+
+@pytest.mark.parametrize("layer", range(-6, 6))
+def test_every_hidden_layer(model, traces, layer):
+    model.config.hidden_layer = layer
+    for embedding, (hidden, _) in zip(model.encode(TEXTS, combination="hs"), traces, strict=True):
+        assert embedding == pytest.approx(reference.hidden_state(hidden, layer, "lasttoken"), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("layers", [[0], [-1], [2, 0, 4], [1, 3]], ids=str)
+def test_every_choice_of_routers(model, traces, layers):
+    model.config.router_layers = layers
+    embeddings = model.encode(TEXTS, combination="rw")
+    assert embeddings.shape == (len(TEXTS), model.config.embedding_size_for("rw"))
+    for embedding, (_, logits) in zip(embeddings, traces, strict=True):
+        expected = reference.routing_weights(logits, layers, "softmax", "lasttoken")
+        assert embedding == pytest.approx(expected.ravel(), abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3, 1, 4.5])
+def test_cosine_of_sum_is_the_papers_weighted_sum_of_similarities(model, alpha):
+    hs, rw, both = (model.encode(TEXTS, combination=c, alpha=alpha).astype(float) for c in ("hs", "rw", "sum"))
+    for i, j in itertools.product(range(len(TEXTS)), repeat=2):
+        expected = (reference.cosine(hs[i], hs[j]) + alpha * reference.cosine(rw[i], rw[j])) / (1 + alpha)
+        assert reference.cosine(both[i], both[j]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_similarity_is_cosine(model):
+    a, b = model.encode(TEXTS[:4]), model.encode(TEXTS[4:])
+    expected = [[reference.cosine(x, y) for y in b] for x in a]
+    assert model.similarity(a, b).numpy() == pytest.approx(np.array(expected), abs=1e-6)
+    assert model.similarity_pairwise(a[:3], b).tolist() == pytest.approx([expected[i][i] for i in range(3)], abs=1e-6)
+    assert model.similarity(a[0], torch.as_tensor(b[0])).shape == (1, 1)
+    assert model.similarity(list(torch.as_tensor(a)), b).shape == (4, 3)
+
+
+def test_standardized_embeddings_use_the_stored_statistics(model):
+    h = torch.as_tensor(model.encode(TEXTS, combination="hs")).double()
+    r = torch.as_tensor(model.encode(TEXTS, combination="rw")).double().view(len(TEXTS), *model.config.router_shape)
+    moments = {"hidden_mean": h.mean(0), "hidden_std": h.std(0), "routing_mean": r.mean(0), "routing_std": r.std(0)}
+    model.set_statistics(**moments)
+    assert model.encode(TEXTS, combination="hs") == pytest.approx(h.numpy(), abs=1e-6), "off until it is asked for"
+    model.config.standardize = True
+    expected = ((h - h.mean(0)) / h.std(0), (r - r.mean(0)) / r.std(0))
+    assert model.encode(TEXTS, combination="hs") == pytest.approx(expected[0].numpy(), abs=1e-3)
+    concat = torch.cat([expected[0], expected[1].flatten(1)], dim=1)
+    assert model.encode(TEXTS, combination="concat") == pytest.approx(concat.numpy(), abs=1e-3)

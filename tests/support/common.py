@@ -1,0 +1,41 @@
+"""What many tests share: texts, the small backbone, comparisons."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from moee_hf import MoEEModel
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+EMBEDDED = ROOT / "moee_hf" / "embedded"
+# real sets of the tasks and a corpus, which may not be redistributed, if they lie beside the checkout
+EVALUATION_DATA = ROOT.parent / "shared" / "data" / "eval"
+# the embedded backbone alone, with which the defaults are the paper's
+CHECKPOINT = Path(os.environ["HF_HOME"]) / "backbone"
+OURS = ("moee_config.json", "statistics.safetensors", "training.json", "README.md")
+shutil.copytree(EMBEDDED, CHECKPOINT, ignore=shutil.ignore_patterns(*OURS))
+BACKBONE = {path.name: path.read_bytes() for path in CHECKPOINT.iterdir()}
+TEXTS = [
+    "A man is playing a guitar.",
+    "Someone performs music.",
+    'He said "no", twice; {text} and {0} are not placeholders here.',
+    "Naïve café — the price is 5 €\nand a second line. 🎸🙂",
+    "Stock prices fell sharply on Monday, and so did the mood of everyone who had bought them the week before.",
+    "x",
+    "Two dogs run in the snow.",
+]
+
+
+def assert_same(got, expected) -> None:
+    """What two loaded copies of the same weights compute: where they lie in memory may change the last bit."""
+    np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-4, atol=1e-6)
+
+
+def set_random_statistics(model: MoEEModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = model.statistics.shapes
+    model.set_statistics(**{name: torch.rand(shape, generator=generator) + 0.1 for name, shape in shapes.items()})
