@@ -1,4 +1,4 @@
-"""Measure how fast and in how much memory `moee_hf` embeds, beside two other ways; print three tables.
+"""Measure how fast and in how much memory `moee_hf` embeds, beside two other ways; print the tables of README.md.
 
     python tests/benchmarks --data FOLDER [--model embedded] [--dtype float32]
 

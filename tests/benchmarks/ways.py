@@ -5,9 +5,8 @@
 - sentence-transformers: its own model of the same backbone, HS alone, in its batches of 32.
 - moee_hf: `MoEEModel.encode`, HS and RW.
 
-The table has the times of the first two over that of the last, then figures of each: tokens of text per second, share
-of padding in what the backbone reads, and growth of memory beyond the model. Then what RW costs: the last way beside
-itself, HS alone.
+The table has a row for each: its time over that of the last way, tokens of text per second, share of padding in what the
+backbone reads, and growth of memory beyond the model. Then what RW costs: the last way beside itself, HS alone.
 """
 
 import gzip
@@ -118,7 +117,7 @@ class OursHidden(Ours):
         return super().__call__(texts, prompt, "hs")
 
 
-WAYS = (Official, SentenceTransformers, Ours)
+WAYS = {"official": Official, "sentence-transformers": SentenceTransformers, "moee_hf": Ours}
 
 
 def memory_growth(way: type, folder: str, texts: list[str], prompt: str) -> int:
@@ -143,22 +142,21 @@ def time_paired(ways: list, texts: list[str], prompt: str, rounds: int) -> list[
 
 
 def print_table(folder: str, data: Path, rounds: int) -> None:
-    models = [way(folder) for way in WAYS]
-    tokenizer, texts = models[0].tokenizer, texts_of(data)
-    print("| texts | prompt | official | sentence-transformers | tokens of text/s | padding | memory, MiB |")
+    models = {name: way(folder) for name, way in WAYS.items()}
+    ours, texts = models["moee_hf"], texts_of(data)
+    print("| texts | prompt | way | time | tokens of text/s | padding | memory, MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, prompt_name in CASES:
-        tokens = sum(min(len(ids), MAX_LENGTH) for ids in tokenizer(texts[name])["input_ids"])
-        prompt = PROMPTS[prompt_name]
-        padding = [f"{padded_share(model, texts[name], prompt):.0%}" for model in models]  # warms up, too
-        *others, ours = time_paired(models, texts[name], prompt, rounds)
-        ratios = [f"{_median_ratio(theirs, ours):.2f}" for theirs in others]
-        rates = [f"{tokens / statistics.median(seconds):.0f}" for seconds in (*others, ours)]
-        memory = [str(in_new_process(memory_growth, way, folder, texts[name], prompt)) for way in WAYS]
-        columns = [name, prompt_name, *ratios, *(" / ".join(values) for values in (rates, padding, memory))]
-        print(f"| {' | '.join(columns)} |", flush=True)
+        of_case, prompt = texts[name], PROMPTS[prompt_name]
+        tokens = sum(min(len(ids), MAX_LENGTH) for ids in models["official"].tokenizer(of_case)["input_ids"])
+        padding = [padded_share(model, of_case, prompt) for model in models.values()]  # warms up, too
+        seconds = time_paired(list(models.values()), of_case, prompt, rounds)
+        for way, share, of_way in zip(WAYS, padding, seconds, strict=True):
+            ratio, rate = _median_ratio(of_way, seconds[-1]), tokens / statistics.median(of_way)
+            memory = in_new_process(memory_growth, WAYS[way], folder, of_case, prompt)
+            print(f"| {name} | {prompt_name} | {way} | {ratio:.2f} | {rate:.0f} | {share:.0%} | {memory} |", flush=True)
     # two passes through the same arithmetic, in more rounds, as their difference is small
-    pair = [models[-1], OursHidden(folder)]
+    pair = [ours, OursHidden(folder)]
     seconds = time_paired(pair, texts["short"], PROMPTS["prompteol"], 6 * rounds)
     print(f"\nHS and RW / HS alone, short texts with prompteol: {_median_ratio(*seconds):.3f}", flush=True)
 

@@ -1,0 +1,85 @@
+"""Write what is generated: lists of backbones and recipes, the paper's averages, and the embedded model's scores.
+
+python tests/support/update_docs.py [OUT/scores.md]
+"""
+
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+from moee_hf.evaluation.paper.tables import PROMPTS, paper_table, papers, read_paper
+from moee_hf.evaluation.tables import Table
+from moee_hf.info import supported_backbones
+from moee_hf.model.backbone_moee import REFUSED
+from moee_hf.publishing import read_recipe
+
+ROOT = Path(__file__).parents[2]
+CARD = "moee_hf/embedded/README.md"
+
+
+def backbones():
+    names = ", ".join(f"`{name}`" for name in supported_backbones())
+    return textwrap.fill(names, 119, break_on_hyphens=False)
+
+
+def refused():
+    return Table(["`model_type`", "why, and what to use"], [[f"`{k}`", why] for k, why in REFUSED.items()]).markdown()
+
+
+def recipes():
+    rows = []
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        recipe = read_recipe(path)
+        rows.append([f"[{path.name}]({path.name})", recipe.base_model_name_or_path, license_of(recipe)])
+    return Table(["recipe", "backbone", "its licence"], rows).markdown()
+
+
+def license_of(recipe):
+    return recipe.license if recipe.license_name is None else f"[{recipe.license_name}]({recipe.license_link})"
+
+
+def paper_averages():
+    """The averages over the six types of tasks, published and ours, which nobody has measured yet."""
+    combinations = ("hs", "rw", "concat", "sum")
+    rows = []
+    for name in papers():
+        table = paper_table(paper := read_paper(name), [])
+        for prompt in PROMPTS:
+            average = next(row for row in table.rows if row[:3] == ["average", "all", prompt])
+            published, ours = (
+                [average[table.header.index(f"{whose} {combination}")] for combination in combinations]
+                for whose in ("paper", "ours")
+            )
+            rows.append([paper.name, prompt, *published, *ours, f"`--paper {name}`"])
+    header = [f"{whose} {combination}" for whose in ("paper", "ours") for combination in combinations]
+    return Table(["backbone", "prompt", *header, "command"], rows).markdown()
+
+
+# what is generated, by document and by the name in its comments
+GENERATED = {
+    ("BACKBONES.md", "backbones"): backbones,
+    ("BACKBONES.md", "refused"): refused,
+    ("configs/README.md", "recipes"): recipes,
+    ("moee_hf/evaluation/README.md", "paper"): paper_averages,
+}
+
+
+def block(document, name):
+    """What a document has between the comments of this name."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- /{name} -->", text, re.DOTALL)[1]
+
+
+def write_block(document, name, content):
+    path = ROOT / document
+    text = path.read_text(encoding="utf-8")
+    between = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
+    path.write_text(re.sub(between, lambda _: f"{content}\n", text, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for (document, name), generate in GENERATED.items():
+        write_block(document, name, generate())
+    if len(sys.argv) > 1:
+        write_block(CARD, "scores", Path(sys.argv[1]).read_text(encoding="utf-8").strip())

@@ -1,0 +1,205 @@
+"""Every claim of the documents is a command that works, and every link leads somewhere."""
+
+import doctest
+import fnmatch
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import transformers
+from support import update_docs
+from support.common import BACKBONE, ROOT, TEXTS
+
+from moee_hf import MoEEModel
+from moee_hf.cli import build_parser
+from moee_hf.model.configuration_moee import CHOICE_FIELDS
+from moee_hf.model.functional_moee import COMBINATIONS
+from moee_hf.publishing import Recipe
+
+DOCS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in (
+        "README.md",
+        "BACKBONES.md",
+        "CONTRIBUTING.md",
+        "configs/README.md",
+        "moee_hf/embedded/README.md",
+        "moee_hf/evaluation/README.md",
+        "tests/benchmarks/README.md",
+        "tests/golden/README.md",
+        "upload_scripts/README.md",
+    )
+}
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+
+
+def blocks(language, *names):
+    """The code of the documents in this language, each with the document that it is in."""
+    found = ((name, re.findall(rf"```{language}\n(.*?)\n```", DOCS[name], re.DOTALL)) for name in names or DOCS)
+    return [(name, code) for name, codes in found for code in codes]
+
+
+def lines_of_bash():
+    return [line for _, code in blocks("bash") for line in code.replace("\\\n", "").split("\n")]
+
+
+FIRST, TESTS = (code for _, code in blocks("bash", "README.md")[:2])
+
+
+def test_the_first_command_prints_what_the_readme_shows():
+    install, command = FIRST.split(" && ")
+    assert install == "pip install -c constraints.txt ."
+    moee, *arguments = shlex.split(command)
+    assert moee == "moee"
+    run = [sys.executable, "-m", "moee_hf.cli", *arguments]
+    printed = subprocess.run(run, capture_output=True, encoding="utf-8", check=True).stdout
+    number, (_, text) = r"\d\.\d{3}", blocks("text", "README.md")[0]
+    assert re.sub(number, "", printed).strip("\n") == re.sub(number, "", text)
+    # processors round bfloat16 differently
+    shown, values = ([float(value) for value in re.findall(number, matrix)] for matrix in (text, printed))
+    assert values == pytest.approx(shown, abs=3e-3)
+
+
+def test_continuous_integration_runs_the_test_command():
+    assert TESTS in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """How many examples of the README fail, and the folder that they ran in."""
+    folder = tmp_path_factory.mktemp("examples")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        readme = str(ROOT / "README.md")
+        return doctest.testfile(readme, module_relative=False, extraglobs={"texts": TEXTS}).failed, folder
+
+
+def test_python_examples(examples):
+    failed, _ = examples
+    assert failed == 0
+
+
+def test_save_example_runs(examples):
+    """In the package's own process no remote code is loaded; the other process is tested with the checkpoints."""
+    _, folder = examples
+    assert (folder / "my-moee-model" / "model.safetensors").is_file()
+
+
+def test_layouts_name_every_file_of_a_saved_model(examples):
+    _, folder = examples
+    saved = {path.name for path in (folder / "my-moee-model").iterdir()}
+    assert {"handler.py", "statistics.safetensors"} <= saved
+    section = DOCS["upload_scripts/README.md"].partition("## What lies where")[2].partition("\n## ")[0]
+    named = re.findall(r"`([\w.*]+)`", section)
+    assert [name for name in saved if not any(fnmatch.fnmatch(name, pattern) for pattern in named)] == []
+
+
+@pytest.mark.parametrize(
+    ("document", "code"), [(name, code) for name, code in blocks("python") if not code.startswith(">>>")]
+)
+def test_python_that_needs_a_network(document, code, loaded, hub, data, monkeypatch, tmp_path):
+    """With a Hub and tasks of our own in their places."""
+    import mteb
+
+    from moee_hf.evaluation import local_tasks
+
+    hub.add("allenai/OLMoE-1B-7B-0924", BACKBONE)
+    monkeypatch.setattr(mteb, "get_task", lambda name: local_tasks(str(data), [name])[0])
+    monkeypatch.setenv("MTEB_CACHE", str(tmp_path))
+    here = document == "moee_hf/evaluation/README.md"
+    model = loaded if here else MoEEModel.from_pretrained("allenai/OLMoE-1B-7B-0924")
+    exec(code.replace("you/", "author/"), {"MoEEModel": MoEEModel, "model": model})
+
+
+def test_offline_trial_of_publishing(tmp_path):
+    ((_, trial),) = (block for block in blocks("bash") if "configs/embedded.yaml" in block[1])
+    for command in trial.split(" && "):
+        python, *arguments = shlex.split(command)
+        assert python == "python"
+        arguments = [str(ROOT / name) if (ROOT / name).is_file() else name for name in arguments]
+        subprocess.run([sys.executable, *arguments], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("document", DOCS)
+def test_files_that_are_named_exist(document):
+    for path in re.findall(r"\b(?:moee_hf|tests|upload_scripts|configs)/[\w./-]*\w", DOCS[document]):
+        assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("document", DOCS)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", DOCS[document]):
+        if link.startswith("https://"):
+            continue
+        path, _, section = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        if section:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert section in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
+
+
+@pytest.mark.parametrize(("document", "name"), update_docs.GENERATED)
+def test_lists_are_generated(document, name):
+    pinned = f"transformers=={transformers.__version__}\n" in CONSTRAINTS
+    if name == "backbones" and not pinned:
+        pytest.skip(f"the list has the backbones of another transformers than {transformers.__version__}")
+    generated = update_docs.GENERATED[document, name]()
+    assert update_docs.block(document, name) == generated, "run tests/support/update_docs.py"
+    assert name != "backbones" or f"transformers {transformers.__version__}" in DOCS[document]
+
+
+def test_table_of_scores_is_whole():
+    """Two sets, two prompts, two poolings, raw and calibrated; eight numbers a row, a control beside each."""
+    header, _, *rows = update_docs.block(update_docs.CARD, "scores").splitlines()
+    names = [name.strip() for name in header.strip("|").split("|")]
+    assert names == [
+        "task",
+        "prompt",
+        "statistics",
+        "pooling",
+        *COMBINATIONS,
+        *(f"random {name}" for name in COMBINATIONS),
+    ]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert len({tuple(row[:4]) for row in cells}) == len(cells) == 2 * 2 * 2 * 2
+    assert all(-100 <= float(cell) <= 100 for row in cells for cell in row[4:])
+
+
+def test_table_of_fields_is_whole():
+    """Every key of a recipe is in one of the two tables, and nothing else is."""
+    rows = re.findall(r"^\| (`.*?) \|", DOCS["configs/README.md"], re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(named) == len(set(named))
+    assert set(named) == (Recipe.__annotations__.keys() - {"config"}) | CHOICE_FIELDS
+
+
+def test_commands_of_the_package_parse():
+    """Every command `moee` of the documents has flags that exist."""
+    commands = [line for line in lines_of_bash() if line.startswith("moee ")]
+    assert len(commands) >= 10
+    for command in commands:
+        build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_scripts_have_the_flags_that_commands_give_them():
+    commands = [part for line in lines_of_bash() for part in line.split(" && ") if part.startswith("python ")]
+    assert len(commands) >= 7
+    for command in commands:
+        _, script, *arguments = shlex.split(command)
+        path = ROOT / script
+        source = (path / "__main__.py" if path.is_dir() else path).read_text(encoding="utf-8")
+        flags = [argument for argument in arguments if argument.startswith("--")]
+        assert [flag for flag in flags if f'"{flag}"' not in source] == []
+
+
+def test_versions_of_the_constraints_are_the_tested_ones():
+    if "CI" not in os.environ:
+        pytest.skip("the environment is yours; CI makes its own from constraints.txt")
+    from importlib.metadata import version
+
+    for name, pinned in re.findall(r"^([\w-]+)==([\w.]+)$", CONSTRAINTS, re.MULTILINE):
+        assert version(name).split("+")[0] == pinned
