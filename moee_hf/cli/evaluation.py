@@ -1,4 +1,7 @@
-"""The commands of `moee` that evaluate: evaluate, robustness, complementarity."""
+"""The commands of `moee` that evaluate: evaluate, robustness, complementarity.
+
+mteb, which they need, takes seconds to import and is an extra: it is imported when one of them runs.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,23 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.texts import read_texts
 from ..model.functional_moee import COMBINATIONS, POOLINGS
-from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import TEXT
-from .flags import add_batch_size_flag, add_model_flags, add_prompt_flag, load_model, nonnegative_alpha, positive_int
+from .flags import (
+    Commands,
+    add_batch_size_flag,
+    add_model_flags,
+    add_prompt_flag,
+    load_model,
+    nonnegative_alpha,
+    positive_int,
+    set_run,
+)
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -23,87 +34,90 @@ if TYPE_CHECKING:
     from ..evaluation.scores import Score
     from ..evaluation.tables import Table
 
+# choices of a score that are the same in every row, or said by the model
+_NOT_PRINTED = ("backbone", "dtype", "max_length", "router_activation")
 
-def add_evaluation_commands(commands: Any) -> None:
-    """Add the commands to those of `moee`; mteb is imported when one of them runs."""
-    evaluate = commands.add_parser(
+
+def add_evaluate_command(commands: Commands) -> None:
+    """Add `moee evaluate`."""
+    parser = commands.add_parser(
         "evaluate",
         help="score a model on tasks of mteb, in every combination of choices, from one reading of the texts",
+        description="Score a model on tasks of mteb, in every combination of choices, from one reading of the texts. "
+        "In Python: moee_hf.evaluation.encoders, then evaluate and table.",
     )
-    _add_task_flags(evaluate)
-    evaluate.add_argument(
+    _add_task_flags(parser)
+    parser.add_argument(
         "--prompt",
         nargs="+",
         metavar="PROMPT",
         help=f"names of prompts, or templates with {TEXT} (default: the model's)",
     )
-    evaluate.add_argument("--pooling", nargs="+", choices=POOLINGS, help="default: the model's, here and below")
-    evaluate.add_argument("--hidden-layer", nargs="+", type=int, metavar="LAYER", help="where HS is taken from")
-    _add_score_flags(evaluate)
-    evaluate.add_argument(
+    parser.add_argument("--pooling", nargs="+", choices=POOLINGS, help="default: the model's, here and below")
+    parser.add_argument("--hidden-layer", nargs="+", type=int, metavar="LAYER", help="where HS is taken from")
+    _add_score_flags(parser)
+    parser.add_argument(
         "--alpha", nargs="+", type=nonnegative_alpha, metavar="WEIGHT", help="weights of the routing part in 'sum'"
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--calibrate",
         metavar="FILE",
-        help="a text a line to calibrate on: raw and calibrated embeddings are both scored",
+        help="a text a line to calibrate on: raw and calibrated embeddings are both scored; in Python corpus",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--paper",
         metavar="BACKBONE",
-        help="the paper's tables, ours beside: deepseek, olmoe or qwen (model and tasks too)",
+        help="the paper's tables, ours beside: deepseek, olmoe or qwen (model and tasks too); in Python "
+        "moee_hf.evaluation.paper",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--released-code", action="store_true", help="with --paper: as the authors' released code does it"
     )
-    evaluate.set_defaults(run=_evaluate, model=None)
+    set_run(parser, _evaluate)
+    parser.set_defaults(model=None)  # of --paper, the paper's
 
-    robustness = commands.add_parser("robustness", help="score a model with each of the paper's nine prompts")
-    _add_task_flags(robustness)
-    _add_score_flags(robustness)
-    robustness.set_defaults(run=_robustness)
 
-    complementarity = commands.add_parser(
-        "complementarity", help="compare the clusters that HS and RW make of the same texts, and their errors"
+def add_robustness_command(commands: Commands) -> None:
+    """Add `moee robustness`."""
+    parser = commands.add_parser(
+        "robustness",
+        help="score a model with each of the paper's nine prompts",
+        description="Score a model with each of the paper's nine prompts. In Python: "
+        "moee_hf.evaluation.paper.robustness.",
     )
-    _add_task_flags(complementarity)
-    add_prompt_flag(complementarity)
-    complementarity.add_argument(
+    _add_task_flags(parser)
+    _add_score_flags(parser)
+    set_run(parser, _robustness)
+
+
+def add_complementarity_command(commands: Commands) -> None:
+    """Add `moee complementarity`."""
+    parser = commands.add_parser(
+        "complementarity",
+        help="compare the clusters that HS and RW make of the same texts, and their errors",
+        description="Compare the clusters that HS and RW make of the same texts, and their errors. In Python: "
+        "moee_hf.evaluation.paper.complementarity.",
+    )
+    _add_task_flags(parser)
+    add_prompt_flag(parser)
+    parser.add_argument(
         "--clusters", type=positive_int("clusters"), default=50, help="clusters of k-means (default: 50)"
     )
-    complementarity.set_defaults(run=_complementarity)
-
-
-def alpha_fitter(arguments: argparse.Namespace) -> Callable[[MoEEModel, list[str]], float]:
-    """Return what chooses alpha for a model and texts: on a development set, read now, or on the texts.
-
-    Raises:
-        ImportError: If mteb is not installed.
-        ValueError: If `--fit-alpha` names a file that is no development set.
-    """
-    from ..evaluation import MoEEEncoder
-    from ..evaluation.alpha import choose_alpha, random_pairs, read_development_set
-
-    options = {"prompt": arguments.prompt, "batch_size": arguments.batch_size}
-    pairs = read_development_set(arguments.fit_alpha) if arguments.fit_alpha else None
-    return lambda model, texts: choose_alpha(
-        MoEEEncoder(model, **options), *(random_pairs(texts) if pairs is None else pairs)
-    )
+    set_run(parser, _complementarity)
 
 
 def _add_task_flags(parser: argparse.ArgumentParser) -> None:
-    add_model_flags(parser)
     # on the processor, bfloat16 makes a score depend on the batch in its fourth digit, and is no faster
-    parser.set_defaults(dtype=None)
+    add_model_flags(parser, dtype=None)
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of mteb's tasks (default: all in --data)")
     parser.add_argument(
         "--data", metavar="FOLDER", help="tasks as files, such as sts/NAME.test.jsonl.gz (default: mteb's)"
     )
-    parser.add_argument("--split", help="to evaluate (default: the task's, mostly test)")
+    parser.add_argument("--split", help="part of the data to score on (default: the task's, mostly test)")
     parser.add_argument(
         "--vectors",
         metavar="FOLDER",
-        help="keep HS and RW of the texts that are read, for later runs",
+        help="keep HS and RW of the texts that are read, for later runs; in Python store",
     )
     parser.add_argument(
         "--output", required=True, metavar="FOLDER", help="for results, from which a later run resumes"
@@ -118,47 +132,15 @@ def _add_score_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _tasks(arguments: argparse.Namespace) -> list[AbsTask]:
-    import datasets
-
-    from ..evaluation import get_tasks
-
-    logging.getLogger("mteb").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="mteb|sklearn")  # newer tasks, slow convergence
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    return get_tasks(arguments.tasks, arguments.data, arguments.split)
-
-
-def _run(groups: Iterable[Sequence[MoEEEncoder]], tasks: list[AbsTask], output: Path) -> list[Score]:
-    from ..evaluation import evaluate
-
-    scores = []
-    for score in evaluate(groups, tasks, output):
-        left_out = ("backbone", "dtype", "max_length", "router_activation")
-        choices = " ".join(f"{name}={value}" for name, value in score.choices.items() if name not in left_out)
-        print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
-        scores.append(score)
-    return scores
-
-
-def _print(tables: dict[str, Table], output: Path, note: str = "") -> None:
-    for number, (name, table) in enumerate(tables.items()):
-        print(("\n" if number else "") + table.text())
-        table.save(output, name, note)
-    if note:
-        print(f"\n{note}")
-    print(f"{', '.join(f'{output / name}.md' for name in tables)}, and .csv beside", file=sys.stderr)
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from ..evaluation import Corpus, encoders, table
+    from ..evaluation import Corpus, encoders, get_tasks, table
 
     if arguments.paper is not None:
         return _evaluate_paper(arguments)
     if arguments.released_code:
         raise ValueError("--released-code: expected --paper beside it; for anything but its tables it is no use.")
-    tasks, output = _tasks(arguments), Path(arguments.output)
+    _quieten_mteb()
+    tasks, output = get_tasks(arguments.tasks, arguments.data, arguments.split), Path(arguments.output)
     groups = encoders(
         load_model(arguments),
         arguments.prompt or [None],
@@ -168,73 +150,89 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.alpha or [None],
         corpus=None if arguments.calibrate is None else Corpus(read_texts(arguments.calibrate)),
         control=arguments.control is not None,
-        batch_size=arguments.batch_size,
-        store=_store(arguments),
+        **_reading_options(arguments),
     )
-    _print({"scores": table(_run(groups, tasks, output))}, output)
+    _print({"scores": table(_score(groups, tasks, output))}, output)
 
 
 def _evaluate_paper(arguments: argparse.Namespace) -> None:
-    from ..evaluation import Features, encoders
-    from ..evaluation.paper.released_code import released_encoders
-    from ..evaluation.paper.tables import NOTE, PROMPTS, paper_table, read_paper
-    from ..evaluation.tasks import available_tasks
+    from ..evaluation.paper.comparison import paper_encoders, paper_note, paper_tasks
+    from ..evaluation.paper.tables import paper_table, read_paper
 
     paper = read_paper(arguments.paper)
     for flag in ("prompt", "pooling", "hidden_layer", "combination", "calibrate", "control"):
         if getattr(arguments, flag) is not None:
             raise ValueError(f"--paper: expected no --{flag.replace('_', '-')} beside it; the paper's are evaluated.")
-    if other := [task for task in arguments.tasks or [] if task not in paper.types]:
-        raise ValueError(f"--tasks: expected tasks of the paper ({', '.join(paper.types)}); got {other[0]!r}.")
-    if arguments.tasks is None:
-        # of a folder those that are there; the others stay blank
-        names = list(paper.types)
-        arguments.tasks = names if arguments.data is None else available_tasks(arguments.data, names)
-    tasks, output = _tasks(arguments), Path(arguments.output)
-    arguments.model = arguments.model or paper.model
-    model = load_model(arguments)
-    # the paper's choices, whatever the repository's are
-    model.config.standardize, model.config.router_layers, model.config.prompts = False, None, None
-    options: dict[str, Any] = {"batch_size": arguments.batch_size, "store": _store(arguments)}
+    _quieten_mteb()
+    tasks, output = paper_tasks(paper, arguments.tasks, arguments.data, arguments.split), Path(arguments.output)
+    model = load_model(arguments, default=paper.model)
     alphas = arguments.alpha or [1.0]
-    groups: Iterable[Sequence[MoEEEncoder]]
-    if arguments.released_code:
-        groups = released_encoders(model, PROMPTS, COMBINATIONS, alphas, **options)
-    else:
-        groups = encoders(model, PROMPTS, ["lasttoken"], [-1], COMBINATIONS, alphas, **options)
-    name, revision = Features(model).identity
-    command = f"moee evaluate --paper {arguments.paper}{' --released-code' * arguments.released_code} --output FOLDER"
-    note = f"Ours: {name} at {revision}. What is blank is filled by: {command}. {NOTE}"
-    _print({f"paper-{arguments.paper}": paper_table(paper, _run(groups, tasks, output))}, output, note)
+    groups = paper_encoders(model, alphas, arguments.released_code, **_reading_options(arguments))
+    table = paper_table(paper, _score(groups, tasks, output))
+    _print({f"paper-{paper.key}": table}, output, paper_note(paper, model, arguments.released_code))
 
 
 def _robustness(arguments: argparse.Namespace) -> None:
+    from ..evaluation import get_tasks
     from ..evaluation.paper.robustness import robustness
 
-    tasks, output = _tasks(arguments), Path(arguments.output)
+    _quieten_mteb()
+    tasks, output = get_tasks(arguments.tasks, arguments.data, arguments.split), Path(arguments.output)
     found = robustness(
         load_model(arguments),
         tasks,
         output,
         arguments.combination or COMBINATIONS,
         control=arguments.control is not None,
-        batch_size=arguments.batch_size,
-        store=_store(arguments),
+        **_reading_options(arguments),
     )
     found.figure(output / "robustness.png")
     _print({"robustness": found.score_table(), "prompt-correlation": found.rank_table()}, output)
 
 
 def _complementarity(arguments: argparse.Namespace) -> None:
-    from ..evaluation import MoEEEncoder
+    from ..evaluation import MoEEEncoder, get_tasks
     from ..evaluation.paper.complementarity import complementarity
 
-    tasks, output = _tasks(arguments), Path(arguments.output)
-    options: dict[str, Any] = {"batch_size": arguments.batch_size, "store": _store(arguments)}
-    encoder = MoEEEncoder(load_model(arguments), prompt=arguments.prompt, **options)
+    _quieten_mteb()
+    tasks, output = get_tasks(arguments.tasks, arguments.data, arguments.split), Path(arguments.output)
+    encoder = MoEEEncoder(load_model(arguments), prompt=arguments.prompt, **_reading_options(arguments))
     output.mkdir(parents=True, exist_ok=True)
     _print({"complementarity": complementarity(encoder, tasks, arguments.clusters)}, output)
 
 
-def _store(arguments: argparse.Namespace) -> Path | None:
-    return None if arguments.vectors is None else Path(arguments.vectors)
+def _reading_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How texts are read, as arguments of `encoders` and the like."""
+    store = None if arguments.vectors is None else Path(arguments.vectors)
+    return {"batch_size": arguments.batch_size, "store": store}
+
+
+def _quieten_mteb() -> None:
+    import datasets
+
+    logging.getLogger("mteb").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="mteb|sklearn")  # newer tasks, slow convergence
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+
+
+def _score(groups: Iterable[Sequence[MoEEEncoder]], tasks: list[AbsTask], output: Path) -> list[Score]:
+    """Evaluate, and report each score as soon as it is there."""
+    from ..evaluation import evaluate
+
+    scores = []
+    for score in evaluate(groups, tasks, output):
+        choices = " ".join(f"{name}={value}" for name, value in score.choices.items() if name not in _NOT_PRINTED)
+        print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
+        scores.append(score)
+    return scores
+
+
+def _print(tables: dict[str, Table], output: Path, note: str = "") -> None:
+    """Print tables, and save them by their names."""
+    for number, (name, table) in enumerate(tables.items()):
+        print(("\n" if number else "") + table.text())
+        table.save(output, name, note)
+    if note:
+        print(f"\n{note}")
+    print(f"{', '.join(f'{output / name}.md' for name in tables)}, and .csv beside", file=sys.stderr)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from .. import EMBEDDED
+from ..model.configuration_moee import MoEEConfig
 from ..model.functional_moee import COMBINATIONS, check_alpha
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import TEXT
+
+# what ArgumentParser.add_subparsers returns
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def set_run(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """Let a command, whose flags are all there, run a function; `flags` are the names of the flags in Python."""
+    flags = {action.dest for action in parser._actions if action.option_strings}
+    parser.set_defaults(run=run, flags=flags)
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
@@ -34,21 +44,33 @@ def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the model and how it is loaded."""
+def add_model_flags(parser: argparse.ArgumentParser, dtype: str | None = "auto") -> None:
+    """Add the model and how it is loaded; `dtype` None: float32 on the processor, else as stored."""
     parser.add_argument(
-        "--model", default=EMBEDDED, help="folder or Hub id of a MoEE repository or a plain MoE checkpoint"
+        "--model",
+        default=EMBEDDED,
+        help=f"folder or Hub id of a MoEE repository or a plain MoE checkpoint (default: {EMBEDDED})",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights"
+        "--dtype",
+        default=dtype,
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help=f"of the weights (default: {dtype or 'float32 on the processor, else auto'}; auto: as they are stored)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
+    parser.add_argument(
+        "--device",
+        help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu); in Python device_map of "
+        "MoEEModel.from_pretrained, which takes --revision and --dtype too",
+    )
 
 
 def add_prompt_flag(parser: argparse.ArgumentParser) -> None:
     """Add the prompt."""
-    parser.add_argument("--prompt", help=f"name of a prompt, or a template with {TEXT} (default: the model's)")
+    parser.add_argument(
+        "--prompt",
+        help=f"name of a prompt, or a template with {TEXT} (default: the model's); in Python prompt_name or prompt",
+    )
 
 
 def add_embedding_flags(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +103,8 @@ def nonnegative_alpha(value: str) -> float:
     return number
 
 
-def load_model(arguments: argparse.Namespace) -> MoEEModel:
-    """Load the model that the flags name.
+def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEModel:
+    """Load the model that the flags name, or else the default.
 
     Raises:
         ValueError: If the device is not there.
@@ -90,17 +112,13 @@ def load_model(arguments: argparse.Namespace) -> MoEEModel:
     device = _device(arguments.device)
     dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
     hub = {} if arguments.revision is None else {"revision": arguments.revision}
-    return MoEEModel.from_pretrained(arguments.model or EMBEDDED, dtype=dtype, device_map=device, **hub)
+    return MoEEModel.from_pretrained(arguments.model or default, dtype=dtype, device_map=device, **hub)
 
 
-def embedding_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def embedding_options(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, Any]:
     """Return prompt and make-up of embeddings, as arguments of `encode`."""
-    return {"combination": arguments.combination, "alpha": arguments.alpha, **prompt_options(arguments.prompt)}
-
-
-def prompt_options(prompt: str | None) -> dict[str, Any]:
-    """Return a prompt, by name or as a template, as arguments of `encode`."""
-    return {"prompt": prompt} if prompt is not None and TEXT in prompt else {"prompt_name": prompt}
+    prompt = config.find_prompt(arguments.prompt)
+    return {"prompt": prompt, "combination": arguments.combination, "alpha": arguments.alpha}
 
 
 def _device(name: str | None) -> str:
@@ -110,5 +128,5 @@ def _device(name: str | None) -> str:
     available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
     if not available.get(kind):
         there = ", ".join(kind for kind, here in available.items() if here)
-        raise ValueError(f"--device: expected one that is here ({there}); got {name!r}.")
+        raise ValueError(f"device: expected one that is here ({there}); got {name!r}.")
     return name

@@ -1,1 +1,1 @@
-"""Texts in, embeddings out: files of any size, part by part. Imports nothing else of the package."""
+"""Texts in, embeddings out: files of any size, row by row. Nothing else of the package is imported here."""

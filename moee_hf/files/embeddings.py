@@ -1,15 +1,13 @@
-"""Embeddings to files, part by part, so that any number of them takes no memory."""
+"""Embeddings to files, chunk by chunk, so that any number of them takes no memory."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -25,8 +23,8 @@ def check_output(output: str) -> None:
         ImportError: If the format needs a package that is not installed.
     """
     path, suffix = Path(output), Path(output).suffix.lower()
-    if suffix not in _WRITERS:
-        raise ValueError(f"{output}: expected a file ending in {', '.join(_WRITERS)}; got {suffix!r}.")
+    if suffix not in _FORMATS:
+        raise ValueError(f"{output}: expected a file ending in {', '.join(_FORMATS)}; got {suffix!r}.")
     if path.is_dir():
         raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
     if not os.access(path.parent, os.W_OK):
@@ -35,55 +33,75 @@ def check_output(output: str) -> None:
         import_pyarrow()
 
 
-def write_embeddings(
-    output: str, texts: Iterable[str], parts: Iterable[np.ndarray], metadata: dict[str, str]
-) -> tuple[int, int]:
-    """Write embeddings, complete or not at all.
+class EmbeddingWriter:
+    """A context that writes embeddings to a file chunk by chunk; the file is complete, or not there at all.
+
+        with EmbeddingWriter("vectors.npy", {"model": "embedded"}) as writer:
+            writer.write(texts, embeddings)
+
+    Until the context ends without an error, a file of this name stays as it was.
 
     Args:
         output: `.npy` (the array), `.safetensors` (tensor `embeddings`, and the metadata) or `.parquet` (columns
             `text` and `embedding`, a fixed-size list, and the metadata).
-        texts: The texts, of which `.parquet` keeps a column; read no further ahead than the embeddings.
-        parts: Float32 arrays of shape `(n, embedding_size)`, of the next n texts each; one or more.
         metadata: How the embeddings were made.
 
-    Returns:
-        Number and width of the embeddings.
+    Attributes:
+        count: Number of the embeddings so far.
+        width: Their width; 0 before the first.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the format is another, or at the end nothing was written.
         OSError: If the file cannot be written.
     """
-    path, texts, count, width = Path(output), iter(texts), 0, 0
-    partial = path.with_name(f".{path.name}.partial")
-    writer: _Writer | None = None
-    try:
-        for part in parts:
-            if writer is None:
-                width = part.shape[1]
-                writer = _WRITERS[path.suffix.lower()](partial, width, metadata)
-            writer.write(list(islice(texts, len(part))), part)
-            count += len(part)
-        if writer is None:
-            raise ValueError(f"{output}: expected embeddings to write; got none.")
-        open_writer, writer = writer, None
-        open_writer.close()
-        partial.replace(path)
-    finally:
-        if writer is not None:
-            with contextlib.suppress(OSError):  # what went wrong before is on its way up
-                writer.close()
-        partial.unlink(missing_ok=True)
-    return count, width
+
+    def __init__(self, output: str, metadata: dict[str, str]):
+        check_output(output)
+        self.count = self.width = 0
+        self._metadata = metadata
+        self._path = Path(output)
+        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._format: _Format | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
+        """Add a chunk.
+
+        Args:
+            texts: n texts, of which `.parquet` keeps a column.
+            embeddings: Float32 of shape `(n, embedding_size)`, of the same texts.
+        """
+        if self._format is None:
+            self.width = embeddings.shape[1]
+            self._format = _FORMATS[self._path.suffix.lower()](self._partial, self.width, self._metadata)
+        self._format.write(texts, embeddings)
+        self.count += len(embeddings)
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._format is not None:
+                self._format.close()
+            elif error is None:
+                raise ValueError(f"{self._path}: expected embeddings to write; got none.")
+            if error is None:
+                self._partial.replace(self._path)
+        except OSError:
+            # after another error, that one is what the caller should see
+            if error is None:
+                raise
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
-class _Writer(Protocol):
-    def write(self, texts: list[str], embeddings: np.ndarray) -> None: ...
+class _Format(Protocol):
+    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None: ...
 
     def close(self) -> None: ...
 
 
-class _RawWriter:
+class _RawFile:
     """Float32 numbers behind a header that says how many, and is written again at the end, at the same length."""
 
     def __init__(self, path: Path, header: Callable[[int], bytes]):
@@ -91,7 +109,7 @@ class _RawWriter:
         self.file = path.open("wb")
         self.file.write(header(0))
 
-    def write(self, texts: list[str], embeddings: np.ndarray) -> None:
+    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
         self.file.write(embeddings.astype("<f4", copy=False).tobytes())
         self.count += len(embeddings)
 
@@ -101,33 +119,33 @@ class _RawWriter:
             self.file.write(self.header(self.count))
 
 
-def _npy(path: Path, width: int, metadata: dict[str, str]) -> _RawWriter:
+def _npy(path: Path, width: int, metadata: dict[str, str]) -> _RawFile:
     def header(count: int) -> bytes:
         file = io.BytesIO()  # numpy leaves room for the number of rows to grow
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, width)})
         return file.getvalue()
 
-    return _RawWriter(path, header)
+    return _RawFile(path, header)
 
 
-def _safetensors(path: Path, width: int, metadata: dict[str, str]) -> _RawWriter:
+def _safetensors(path: Path, width: int, metadata: dict[str, str]) -> _RawFile:
     # https://huggingface.co/docs/safetensors: 8 bytes that count those of a JSON object, which spaces may follow
     def header(count: int) -> bytes:
         tensor = {"dtype": "F32", "shape": [count, width], "data_offsets": [0, 4 * count * width]}
         return json.dumps({"__metadata__": metadata, "embeddings": tensor}).encode()
 
     room = -(-len(header(10**15)) // 8) * 8
-    return _RawWriter(path, lambda count: room.to_bytes(8, "little") + header(count).ljust(room))
+    return _RawFile(path, lambda count: room.to_bytes(8, "little") + header(count).ljust(room))
 
 
-class _ParquetWriter:
+class _ParquetFile:
     def __init__(self, path: Path, width: int, metadata: dict[str, str]):
         self.pa = pa = import_pyarrow()
         embedding = pa.list_(pa.float32(), width)
         self.schema = pa.schema([("text", pa.large_string()), ("embedding", embedding)], metadata=metadata)
         self.file = pa.parquet.ParquetWriter(path, self.schema)
 
-    def write(self, texts: list[str], embeddings: np.ndarray) -> None:
+    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
         vectors = self.pa.FixedSizeListArray.from_arrays(self.pa.array(embeddings.ravel()), embeddings.shape[1])
         self.file.write_table(self.pa.table([self.pa.array(texts, self.pa.large_string()), vectors], self.schema))
 
@@ -135,8 +153,8 @@ class _ParquetWriter:
         self.file.close()
 
 
-_WRITERS: dict[str, Callable[[Path, int, dict[str, str]], Any]] = {
+_FORMATS: dict[str, Callable[[Path, int, dict[str, str]], _Format]] = {
     ".npy": _npy,
-    ".parquet": _ParquetWriter,
+    ".parquet": _ParquetFile,
     ".safetensors": _safetensors,
 }

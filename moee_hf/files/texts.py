@@ -1,4 +1,4 @@
-"""Texts from files."""
+"""Texts from files, one by one, so that a file of any size takes no memory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def read_texts(source: str, column: str = "text") -> list[str]:
     return list(iter_texts(source, column))
 
 
+def check_input(source: str, column: str = "text") -> None:
+    """Raise what `iter_texts` raises anywhere in a file: asked before the work, not in the middle of it.
+
+    Standard input and pipes can be read only once; of them nothing is checked.
+    """
+    if source != "-" and not Path(source).is_fifo():
+        for _ in iter_texts(source, column):
+            pass
+
+
 def iter_texts(source: str, column: str = "text") -> Iterator[str]:
     """Yield the texts of a file, in order.
 
@@ -30,7 +40,7 @@ def iter_texts(source: str, column: str = "text") -> Iterator[str]:
         column: The field that holds the text, where the format has fields.
 
     Raises:
-        ValueError: If the format is another, a row has no text, or the file is not UTF-8.
+        ValueError: If the format is another, a row has no text, there is no row, or the file is not UTF-8.
         OSError: If the file cannot be read.
     """
     suffix = ".txt" if source == "-" else _suffix(source)
@@ -40,23 +50,15 @@ def iter_texts(source: str, column: str = "text") -> Iterator[str]:
         rows = _READERS[suffix](_open(source), source, column)
     else:
         raise ValueError(f"{source}: expected a file ending in {', '.join([*_READERS, '.parquet'])}; got {suffix!r}.")
+    empty = True
     with _readable(source):
         for where, text in rows:
             if not isinstance(text, str) or not text:
                 raise ValueError(f"{source}, {where}: expected a text; got {text!r}. Leave the row out.")
+            empty = False
             yield text
-
-
-@contextlib.contextmanager
-def _readable(source: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{source}: expected a file packed by gzip; got a damaged one ({error}).") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
-    except csv.Error as error:
-        raise ValueError(f"{source}: expected CSV; got something else ({error}).") from error
+    if empty:
+        raise ValueError(f"{source}: expected texts; got none.")
 
 
 def read_fields(source: str, fields: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -85,13 +87,27 @@ def read_fields(source: str, fields: Mapping[str, Any]) -> dict[str, list[Any]]:
     return columns
 
 
+@contextlib.contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """Turn what damaged files raise inside the context into errors that name the file."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{source}: expected a file packed by gzip; got a damaged one ({error}).") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
+    except csv.Error as error:
+        raise ValueError(f"{source}: expected CSV; got something else ({error}).") from error
+
+
 def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(kind, list):
         return isinstance(value, list) and all(_has_type(element, kind[0]) for element in value)
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
     if isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)  # which is no text
+        # JSON can spell half of a character, which no file in UTF-8 can hold
+        return not any("\ud800" <= character <= "\udfff" for character in value)
     return not isinstance(value, int | float) or math.isfinite(value)
 
 
@@ -117,6 +133,9 @@ def _lines(file: TextIO) -> Iterator[tuple[str, str]]:
     with file:
         for number, line in enumerate(file, 1):
             yield f"line {number}", line.removesuffix("\n")
+
+
+# the formats: `(where, text)` of every row, whatever stands in the place of the text
 
 
 def _text_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
@@ -169,8 +188,8 @@ def _parquet_rows(source: str, column: str) -> Iterator[tuple[str, Any]]:
 def _check_column(source: str, column: str, columns: Any) -> None:
     if list(columns).count(column) != 1:
         raise ValueError(
-            f"{source}: expected one column {column!r}; got {', '.join(map(repr, columns)) or 'none'}. Name it: "
-            "--column."
+            f"{source}: expected one column {column!r}; got {', '.join(map(repr, columns)) or 'none'}. Name the "
+            "column with texts by the argument column."
         )
 
 

@@ -4,12 +4,13 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from processes import PeakMemory, in_new_process
 
 from moee_hf import MoEEModel
-from moee_hf.files.embeddings import write_embeddings
+from moee_hf.files.embeddings import EmbeddingWriter
 
 WORDS = "a the old young man woman dog cat child runs sings reads buys book in of house street snow garden"
 
@@ -25,8 +26,10 @@ def embed(folder: str, size: int) -> tuple[float, int]:
     model = MoEEModel.from_pretrained(folder)
     model.encode("warm")
     with tempfile.TemporaryDirectory() as output, PeakMemory() as memory:
-        start = time.perf_counter()
-        write_embeddings(str(Path(output) / "vectors.npy"), texts(size), model.encode_stream(texts(size)), {})
+        start, embedded = time.perf_counter(), texts(size)
+        with EmbeddingWriter(str(Path(output) / "vectors.npy"), {}) as writer:
+            for embeddings in model.encode_stream(texts(size)):
+                writer.write(list(islice(embedded, len(embeddings))), embeddings)
         seconds = time.perf_counter() - start
     return seconds, memory.peak
 

@@ -1,5 +1,7 @@
 """The command: data on standard output, messages on standard error, 0 / 1 / 2."""
 
+import argparse
+import io
 import re
 import subprocess
 import sys
@@ -8,13 +10,9 @@ import numpy as np
 import pytest
 from support.common import TEXTS
 
-from moee_hf import MoEEModel, __version__
-from moee_hf.cli import main
-
-
-def run(*arguments, **options):
-    command = [sys.executable, "-m", "moee_hf.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", **options)
+from moee_hf import MoEEConfig, MoEEModel, __version__
+from moee_hf.cli import build_parser, main
+from moee_hf.cli.embed import with_texts
 
 
 def test_similarity_prints_the_matrix(capsys):
@@ -32,19 +30,38 @@ def test_similarity_prints_the_matrix(capsys):
     assert printed.err == ""
 
 
-def test_data_and_messages_do_not_mix(tmp_path):
-    result = run("similarity", "a", "b")
+def test_data_and_messages_do_not_mix():
+    """In a process of its own, where importing and loading may print as well."""
+    command = [sys.executable, "-m", "moee_hf.cli", "similarity", "a", "b"]
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert (result.returncode, result.stderr) == (0, "")
     assert len(result.stdout.splitlines()) == 3
 
 
-def test_embed_from_standard_input(tmp_path):
+def test_embed_from_standard_input(tmp_path, monkeypatch, capsys):
     lines = [text for text in TEXTS if "\n" not in text]
-    result = run("embed", "-", "--output", "vectors.npy", "--dtype", "float32", cwd=tmp_path, input="\n".join(lines))
-    assert (result.returncode, result.stdout) == (0, "")
-    assert result.stderr == f"{len(lines)} embeddings of width 256: vectors.npy\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+    assert main(["embed", "-", "--output", "vectors.npy", "--dtype", "float32"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"{len(lines)} embeddings of width 256: vectors.npy\n"
     expected = MoEEModel.from_pretrained("embedded", dtype="float32").encode(lines)
     assert np.load(tmp_path / "vectors.npy") == pytest.approx(expected, abs=1e-6)
+
+
+def test_texts_are_read_no_further_than_embeddings():
+    read, ahead = [], []
+    texts = (read.append(text) or text for text in TEXTS)
+
+    def encode(texts):
+        for _ in texts:
+            yield np.zeros((1, 2), np.float32)
+
+    for chunk, embeddings in with_texts(encode, texts):
+        assert (chunk, embeddings.shape) == ([TEXTS[len(ahead)]], (1, 2))
+        ahead.append(len(read))
+    assert ahead == list(range(1, len(TEXTS) + 1))
 
 
 def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
@@ -67,6 +84,7 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
         (["embed", "missing.txt", "--output", "x.bin"], "x.bin: expected a file ending in"),
         (["info", "./nowhere"], "'./nowhere': expected a folder with a config.json"),
         (["info", "."], "'.': expected a folder with a config.json; there is none in it"),
+        (["similarity", "a", "--prompt", "{text} {text}"], r"--prompt: expected .*'{text} {text}'"),
         (["similarity", "a", "--device", "tpu"], r"--device: expected one that is here \(auto, cpu.*got 'tpu'"),
         (
             ["embed", "missing.txt", "--output", "folder.npy"],
@@ -92,6 +110,44 @@ def test_wrong_usage_exits_2(capsys):
         with pytest.raises(SystemExit) as error:
             main(arguments)
         assert error.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "printed"),
+    [
+        (["similarity", "a"], "alpha: expected; got.", "--alpha: expected; got."),
+        (["similarity", "a"], "texts[1]: expected", "texts[1]: expected"),
+        (["similarity", "a"], "texts: expected", "texts: expected"),
+        (["similarity", "a"], "batch_size: expected", "batch_size: expected"),
+        (["similarity", "a"], "file.txt, line 1: alpha: expected", "file.txt, line 1: alpha: expected"),
+        (["similarity", "a"], "run: expected", "run: expected"),
+        (["info"], "model: expected", "model: expected"),
+        (["embed", "-", "--output", "a.npy"], "batch_size: expected: x", "--batch-size: expected: x"),
+        (["embed", "-", "--output", "a.npy"], "model: expected", "--model: expected"),
+    ],
+)
+def test_errors_of_the_library_name_the_flag(command, message, printed, monkeypatch, capsys, tmp_path):
+    """They name arguments; those that are flags of the command that runs are named as flags."""
+
+    def fail(*args, **kwargs):
+        raise ValueError(message)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MoEEModel, "from_pretrained", fail)
+    monkeypatch.setattr(MoEEConfig, "from_pretrained", fail)
+    assert main(command) == 1
+    assert capsys.readouterr().err == f"moee: {printed}\n"
+
+
+def test_every_command_explains_itself():
+    commands = next(
+        action.choices for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    assert list(commands) == [
+        *("similarity", "embed", "calibrate", "evaluate", "robustness", "complementarity", "info", "backbones")
+    ]
+    for command in commands.values():
+        assert "In Python: " in command.description
 
 
 def test_empty_input_is_an_error(tmp_path, capsys, monkeypatch):

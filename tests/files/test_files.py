@@ -2,7 +2,8 @@
 
 import io
 import json
-import subprocess
+import os
+import resource
 import sys
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from safetensors import safe_open
 from support.common import TEXTS
 
-from moee_hf.files.embeddings import check_output, write_embeddings
-from moee_hf.files.texts import read_texts
+from moee_hf.files.embeddings import EmbeddingWriter, check_output
+from moee_hf.files.texts import check_input, read_texts
 
 LINES = [text for text in TEXTS if "\n" not in text]
 
@@ -53,12 +54,17 @@ def test_standard_input(monkeypatch):
         ("a.jsonl", '{"text": "x"}\n{"body": "y"}\n', "a.jsonl, line 2: expected an object with the field 'text'"),
         ("a.jsonl", '{"text": "x"}\nnot json\n', "a.jsonl, line 2: expected a JSON object; got 'not json'"),
         ("a.jsonl", '{"text": 7}\n', "a.jsonl, line 1: expected a text; got 7"),
-        ("a.csv", "id,body\n1,x\n", "a.csv: expected one column 'text'; got 'id', 'body'. Name it: --column"),
+        (
+            "a.csv",
+            "id,body\n1,x\n",
+            "a.csv: expected one column 'text'; got 'id', 'body'. Name the column with texts by the argument column",
+        ),
         ("a.csv", "id,text\n1,a,b\n", "a.csv, line 2: expected 2 fields; got more. Quote texts that hold a comma"),
         ("a.csv", "text,text\n1,a\n", "a.csv: expected one column 'text'; got 'text', 'text'"),
         ("a.csv", "", "a.csv: expected one column 'text'; got none"),
         ("a.csv", "id,text\n1,\n", "a.csv, line 2: expected a text; got ''"),
         ("a.csv", "id,text\n1\n", "a.csv, line 2: expected a text; got None"),
+        ("a.txt", "", "a.txt: expected texts; got none"),
         ("a.md", "text", "a.md: expected a file ending in .txt, .jsonl, .csv, .parquet; got '.md'"),
     ],
 )
@@ -91,7 +97,10 @@ def test_embeddings_come_back_as_they_were(tmp_path, suffix):
     path = tmp_path / f"vectors{suffix}"
     embeddings = np.random.default_rng(0).normal(size=(len(TEXTS), 5)).astype(np.float32)
     check_output(str(path))
-    write_embeddings(str(path), TEXTS, [embeddings[:3], embeddings[3:]], {"model": "m"})
+    with EmbeddingWriter(str(path), {"model": "m"}) as writer:
+        writer.write(TEXTS[:3], embeddings[:3])
+        writer.write(TEXTS[3:], embeddings[3:])
+    assert (writer.count, writer.width) == (len(TEXTS), 5)
     match suffix:
         case ".npy":
             read = np.load(path)
@@ -109,44 +118,43 @@ def test_embeddings_come_back_as_they_were(tmp_path, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
-def test_texts_are_read_no_further_than_embeddings(tmp_path, suffix):
-    read, ahead = [], []
-    texts = (read.append(text) or text for text in TEXTS)
-
-    def parts():
-        for _ in TEXTS:
-            ahead.append(len(read))
-            yield np.zeros((1, 2), np.float32)
-
-    assert write_embeddings(str(tmp_path / f"vectors{suffix}"), texts, parts(), {}) == (len(TEXTS), 2)
-    assert ahead == list(range(len(TEXTS)))
-
-
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+@pytest.fixture
+def full_disk():
     """The limit of a file's size stands in for it; the header alone is under it."""
-    script = (
-        "import resource, signal, sys, numpy as np; from moee_hf.files.embeddings import write_embeddings\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
-        "write_embeddings(sys.argv[1], ['a'] * 900, [np.zeros((900, 2), np.float32)], {})"
-    )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "vectors.npy"], capture_output=True, text=True)
-    assert "OSError: [Errno 27] File too large" in done.stderr
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    writer = EmbeddingWriter(str(tmp_path / "vectors.npy"), {})
+    with pytest.raises(OSError, match=r"\[Errno 27\] File too large"), writer:
+        writer.write(["a"] * 900, np.zeros((900, 2), np.float32))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
 def test_a_failed_write_leaves_what_was_there(tmp_path, suffix):
-    def parts():
-        yield np.zeros((1, 2), np.float32)
-        raise ValueError("no more")
+    def write_and_fail():
+        with EmbeddingWriter(str(path), {"model": "m"}) as writer:
+            writer.write(TEXTS[:1], np.zeros((1, 2), np.float32))
+            raise ValueError("no more")
 
     path = tmp_path / f"vectors{suffix}"
     path.write_text("before")
     with pytest.raises(ValueError, match="no more"):
-        write_embeddings(str(path), TEXTS, parts(), {"model": "m"})
+        write_and_fail()
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_no_embeddings_are_no_file(tmp_path):
+    writer = EmbeddingWriter(str(tmp_path / "vectors.npy"), {})
+    with pytest.raises(ValueError, match=r"vectors\.npy: expected embeddings to write; got none"), writer:
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_output_is_refused_before_the_work(tmp_path):
@@ -154,3 +162,18 @@ def test_bad_output_is_refused_before_the_work(tmp_path):
         check_output(str(tmp_path / "a.txt"))
     with pytest.raises(OSError, match=r"expected a folder to write to; .*nowhere' is not there"):
         check_output(str(tmp_path / "nowhere" / "a.npy"))
+    with pytest.raises(ValueError, match=r"expected a file ending in"):
+        EmbeddingWriter(str(tmp_path / "a.txt"), {})
+
+
+def test_all_of_a_file_is_checked_before_the_work(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' * 5000 + '{"text": ""}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 5001: expected a text; got ''"):
+        check_input(str(tmp_path / "a.jsonl"))
+
+
+def test_what_can_be_read_once_is_not_read_to_check_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    check_input("-")
+    os.mkfifo(tmp_path / "pipe.txt")
+    check_input(str(tmp_path / "pipe.txt"))

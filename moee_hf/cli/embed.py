@@ -1,0 +1,91 @@
+"""`moee embed`: the texts of a file in, a file of embeddings out, in flat memory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from .. import __version__
+from ..files.embeddings import EmbeddingWriter, check_output
+from ..files.texts import check_input, iter_texts
+from ..model.configuration_moee import MoEEConfig
+from .flags import (
+    Commands,
+    add_embedding_flags,
+    add_input_flags,
+    add_model_flags,
+    add_prompt_flag,
+    embedding_options,
+    load_model,
+    set_run,
+)
+
+
+def add_embed_command(commands: Commands) -> None:
+    """Add `moee embed`."""
+    parser = commands.add_parser(
+        "embed",
+        help="embed the texts of a file",
+        description="Embed the texts of a file, of any size. In Python: MoEEModel.encode, or encode_stream for more "
+        "texts than fit into memory.",
+    )
+    add_input_flags(parser)
+    parser.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
+    parser.add_argument(
+        "--normalize", action="store_true", help="scale embeddings to length 1; in Python normalize_embeddings=True"
+    )
+    add_model_flags(parser)
+    add_prompt_flag(parser)
+    add_embedding_flags(parser)
+    set_run(parser, _embed)
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    check_output(arguments.output)
+    check_input(arguments.input, arguments.column)
+    model = load_model(arguments)
+    options = {"batch_size": arguments.batch_size, "normalize_embeddings": arguments.normalize}
+    options |= embedding_options(arguments, model.config)
+    texts = iter_texts(arguments.input, arguments.column)
+    with EmbeddingWriter(arguments.output, _metadata(arguments, model.config)) as writer:
+        for chunk, embeddings in with_texts(lambda texts: model.encode_stream(texts, **options), texts):
+            writer.write(chunk, embeddings)
+    print(f"{writer.count} embeddings of width {writer.width}: {arguments.output}", file=sys.stderr)
+
+
+def with_texts(
+    encode: Callable[[Iterable[str]], Iterable[np.ndarray]], texts: Iterable[str]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield the embeddings of a stream chunk by chunk, each chunk with its texts; no other texts are kept.
+
+    Args:
+        encode: Makes arrays of shape `(n, embedding_size)` of a stream, each of the next n texts.
+        texts: The stream.
+    """
+    waiting: list[str] = []  # read, and not embedded yet
+
+    def stream() -> Iterator[str]:
+        for text in texts:
+            waiting.append(text)
+            yield text
+
+    for embeddings in encode(stream()):
+        chunk = waiting[: len(embeddings)]
+        del waiting[: len(embeddings)]
+        yield chunk, embeddings
+
+
+def _metadata(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, str]:
+    """How the embeddings are made, to keep beside them."""
+    return {
+        "model": arguments.model,
+        "revision": arguments.revision or "",
+        "prompt": config.default_prompt_name or "none" if arguments.prompt is None else arguments.prompt,
+        "combination": arguments.combination or config.combination,
+        "alpha": str(config.alpha if arguments.alpha is None else arguments.alpha),
+        "normalized": str(arguments.normalize),
+        "moee_hf": __version__,
+    }

@@ -1,0 +1,103 @@
+"""The commands of `moee` that print what there is to know: similarity, info, backbones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import unicodedata
+from typing import Any
+
+import torch
+
+from .. import EMBEDDED
+from ..info import dtype_name, format_count, model_info, supported_backbones
+from ..model.configuration_moee import MoEEConfig
+from .flags import (
+    Commands,
+    add_embedding_flags,
+    add_model_flags,
+    add_prompt_flag,
+    embedding_options,
+    load_model,
+    set_run,
+)
+
+_LABEL_WIDTH = 48
+
+
+def add_similarity_command(commands: Commands) -> None:
+    """Add `moee similarity`."""
+    parser = commands.add_parser(
+        "similarity",
+        help="print the cosine similarity of every text with every other",
+        description="Print the cosine similarity of every text with every other. In Python: MoEEModel.encode, then "
+        "similarity.",
+    )
+    parser.add_argument("texts", nargs="+", metavar="TEXT")
+    add_model_flags(parser)
+    add_prompt_flag(parser)
+    add_embedding_flags(parser)
+    set_run(parser, _similarity)
+
+
+def add_info_command(commands: Commands) -> None:
+    """Add `moee info`."""
+    parser = commands.add_parser(
+        "info",
+        help="print what a model gives and takes, from its configuration alone",
+        description="Print what a model gives and takes, from its configuration alone. In Python: "
+        "moee_hf.info.model_info.",
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=EMBEDDED, help="folder, config.json or Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    set_run(parser, _info)
+
+
+def add_backbones_command(commands: Commands) -> None:
+    """Add `moee backbones`."""
+    parser = commands.add_parser(
+        "backbones",
+        help="list the supported architectures of the installed transformers",
+        description="List the supported architectures of the installed transformers. In Python: "
+        "moee_hf.info.supported_backbones.",
+    )
+    set_run(parser, lambda arguments: print("\n".join(supported_backbones())))
+
+
+def _similarity(arguments: argparse.Namespace) -> None:
+    model = load_model(arguments)
+    embeddings: Any = model.encode(arguments.texts, **embedding_options(arguments, model.config))
+    labels = list(map(_label, arguments.texts))
+    width = max(map(_display_width, labels))
+    print(" " * (width + 4), *(f"{number:>6}" for number in range(1, len(labels) + 1)))
+    for number, (label, row) in enumerate(zip(labels, model.similarity(embeddings, embeddings), strict=True), 1):
+        padding = " " * (width - _display_width(label))
+        print(f"{number:>3} {label}{padding}", *(f"{value:6.3f}" for value in row.tolist()))
+
+
+def _label(text: str) -> str:
+    """A text as the name of a row: on one line, with what cannot be shown there escaped, and not too long."""
+    label = text if text.isprintable() else json.dumps(text, ensure_ascii=False)
+    return label if len(label) <= _LABEL_WIDTH else label[: _LABEL_WIDTH - 1] + "…"
+
+
+def _display_width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    info = model_info(MoEEConfig.from_pretrained(arguments.model, revision=arguments.revision))
+    visits = "" if info.top_k is None else f", {info.top_k} per token"
+    active = "unknown" if info.active_parameters is None else format_count(info.active_parameters)
+    dtypes = (torch.float32, torch.bfloat16)
+    rows = {
+        "backbone": f"{info.model_type}, {info.num_layers} layers, {dtype_name(info.dtype)}",
+        "routers": f"{info.num_moe_layers} MoE layers x {info.num_experts} experts{visits}",
+        "HS": str(info.hidden_size),
+        "RW": str(info.embedding_sizes["rw"]),
+        "embedding": ", ".join(f"{combination} {size}" for combination, size in info.embedding_sizes.items()),
+        "parameters": f"{format_count(info.parameters)}, active {active} (without the language-model head)",
+        "weights": ", ".join(f"{info.memory(dtype) / 2**30:.2f} GiB in {dtype_name(dtype)}" for dtype in dtypes),
+    }
+    for name, value in rows.items():
+        print(f"{name:<11} {value}")
