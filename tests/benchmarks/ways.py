@@ -5,8 +5,8 @@
 - sentence-transformers: its own model of the same backbone, HS alone, in its batches of 32.
 - moee_hf: `MoEEModel.encode`, HS and RW.
 
-The table has a row for each: its time over that of the last way, tokens of text per second, share of padding in what the
-backbone reads, and growth of memory beyond the model. Then what RW costs: the last way beside itself, HS alone.
+The table has a row for each: its time over that of the last way, tokens of text per second, share of padding in what
+the backbone reads, and growth of memory beyond the model. Then what RW costs: the last way beside itself, HS alone.
 """
 
 import gzip
@@ -154,7 +154,8 @@ def print_table(folder: str, data: Path, rounds: int) -> None:
         for way, share, of_way in zip(WAYS, padding, seconds, strict=True):
             ratio, rate = _median_ratio(of_way, seconds[-1]), tokens / statistics.median(of_way)
             memory = in_new_process(memory_growth, WAYS[way], folder, of_case, prompt)
-            print(f"| {name} | {prompt_name} | {way} | {ratio:.2f} | {rate:.0f} | {share:.0%} | {memory} |", flush=True)
+            print(f"| {name} | {prompt_name} | {way} | {ratio:.2f} | {rate:.0f} ", end="")
+            print(f"| {share:.0%} | {memory} |", flush=True)
     # two passes through the same arithmetic, in more rounds, as their difference is small
     pair = [ours, OursHidden(folder)]
     seconds = time_paired(pair, texts["short"], PROMPTS["prompteol"], 6 * rounds)
