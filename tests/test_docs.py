@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import transformers
@@ -97,21 +98,34 @@ def test_layouts_name_every_file_of_a_saved_model(examples):
     assert [name for name in saved if not any(fnmatch.fnmatch(name, pattern) for pattern in named)] == []
 
 
-@pytest.mark.parametrize(
-    ("document", "code"), [(name, code) for name, code in blocks("python") if not code.startswith(">>>")]
-)
-def test_python_that_needs_a_network(document, code, loaded, hub, data, monkeypatch, tmp_path):
-    """With a Hub and tasks of our own in their places."""
+EVALUATION = "moee_hf/evaluation/README.md"
+OTHERS = [name for name in DOCS if name != EVALUATION]
+
+
+def without_output(*names):
+    return [code for _, code in blocks("python", *names) if not code.startswith(">>>")]
+
+
+@pytest.mark.parametrize("code", without_output(*OTHERS))
+def test_python_examples_with_the_hub(code, hub):
+    """With a Hub of our own, and a small model in place of the one that is named."""
+    hub.add("allenai/OLMoE-1B-7B-0924", BACKBONE)
+    model = MoEEModel.from_pretrained("allenai/OLMoE-1B-7B-0924")
+    exec(code.replace("you/", "author/"), {"MoEEModel": MoEEModel, "model": model})
+
+
+@pytest.mark.parametrize("code", without_output(EVALUATION))
+def test_python_examples_with_mteb(code, model, data, monkeypatch, tmp_path):
+    """With a file of our own in place of the data that mteb would fetch, and results that are not kept."""
     import mteb
 
     from moee_hf.evaluation import local_tasks
 
-    hub.add("allenai/OLMoE-1B-7B-0924", BACKBONE)
-    monkeypatch.setattr(mteb, "get_task", lambda name: local_tasks(str(data), [name])[0])
-    monkeypatch.setenv("MTEB_CACHE", str(tmp_path))
-    here = document == "moee_hf/evaluation/README.md"
-    model = loaded if here else MoEEModel.from_pretrained("allenai/OLMoE-1B-7B-0924")
-    exec(code.replace("you/", "author/"), {"MoEEModel": MoEEModel, "model": model})
+    (task,) = local_tasks(str(data), ["STSBenchmark"])
+    monkeypatch.setattr(mteb, "get_task", {"STSBenchmark": task}.__getitem__)
+    monkeypatch.setattr(mteb, "evaluate", partial(mteb.evaluate, cache=mteb.ResultCache(tmp_path)))
+    exec(code, {"model": model})
+    assert len(list(tmp_path.rglob("STSBenchmark.json"))) == len(COMBINATIONS)
 
 
 def test_offline_trial_of_publishing(tmp_path):
