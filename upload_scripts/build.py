@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from moee_hf.publishing import build, read_recipe
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", metavar="YAML", help="one of configs/*.yaml, or your own")
     parser.add_argument("folder", metavar="FOLDER", help="a new folder")
     parser.add_argument("--full", action="store_true", help="copy the weights too (default: refer to the backbone's)")
     parser.add_argument("--repo-id", help="repository to publish it in (default: the recipe's)")
     parser.add_argument("--device", default="cpu", help="where embeddings for the card are computed: cpu, cuda, auto")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         recipe = read_recipe(arguments.recipe)
         folder = build(

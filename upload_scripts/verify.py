@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 
 sys.modules["moee_hf"] = None  # type: ignore[assignment]
 
@@ -19,7 +20,7 @@ from transformers import AutoModel
 from transformers.utils import cached_file
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", metavar="REPO_ID", help="repository on the Hub, or a built folder")
     parser.add_argument("--revision", help="branch, tag or commit (default: the newest)")
@@ -30,7 +31,7 @@ def main() -> int:
         help="largest difference that passes, for vectors of length 1 (default: 1e-5 for float32 weights, else 2e-2, "
         "as another machine rounds bfloat16 otherwise; on the machine of the build it is 0)",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         difference, dtype = verify(arguments.model, arguments.revision, arguments.device)
     except Exception as error:  # of the repository's own code, of transformers, of the Hub's client

@@ -1,4 +1,4 @@
-"""Publishing: a complete repository folder from a recipe, pushed in one commit."""
+"""A complete repository folder from a recipe."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import (
-    HfApi,
-)
+from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.numpy import save_file
 
 from .. import __version__
-from ..files.folders import check_new_folder, sha256
+from ..files.folders import check_new_folder
 from ..model.functional_moee import COMBINATIONS
 from ..model.hub_moee import hub_errors
 from ..model.modeling_moee import MoEEModel
 from .card import EXAMPLES, model_card
 from .recipes import Recipe, check_repo_id
+from .record import CARD_NAME, BuildRecord, digests
 
-BUILD_NAME = "moee_build.json"
 VERIFICATION_NAME = "verification.safetensors"
 
 
@@ -38,7 +36,7 @@ def build(
     token: str | None = None,
     **kwargs: Any,
 ) -> Path:
-    """Build a complete repository folder: model, card, handler, and embeddings to verify it with.
+    """Build a complete repository folder: a saved model, its card, and embeddings to verify it with.
 
     Args:
         recipe: The model.
@@ -67,30 +65,6 @@ def build(
     return target
 
 
-def _fill(folder: Path, model: MoEEModel, recipe: Recipe, repo_id: str, reference: bool) -> None:
-    base, commit = model._origin or (None, None)
-    if reference:
-        model.save_reference(folder)
-    else:
-        model.save_pretrained(folder)
-    (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
-    texts = [text for source, sentences in EXAMPLES.items() for text in (source, *sentences)]
-    vectors: dict[str, Any] = {
-        name: model.encode(texts, combination=name, normalize_embeddings=True) for name in COMBINATIONS
-    }
-    save_file(vectors, folder / VERIFICATION_NAME, metadata={"texts": json.dumps(texts)})
-    card = model_card(model, recipe, repo_id, base, commit, reference)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    record = {
-        "repo_id": repo_id,
-        "base_model": base,
-        "base_model_revision": commit,
-        "versions": {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
-        "sha256": _digests(folder),
-    }
-    (folder / BUILD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
 def _with_namespace(repo_id: str, token: str | None) -> str:
     if "/" in repo_id:
         return repo_id
@@ -104,12 +78,19 @@ def _with_namespace(repo_id: str, token: str | None) -> str:
         ) from error
 
 
+def _fill(folder: Path, model: MoEEModel, recipe: Recipe, repo_id: str, reference: bool) -> None:
+    (model.save_reference if reference else model.save_pretrained)(folder)
+    (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
+    texts = [text for source, sentences in EXAMPLES.items() for text in (source, *sentences)]
+    vectors: dict[str, Any] = {
+        name: model.encode(texts, combination=name, normalize_embeddings=True) for name in COMBINATIONS
+    }
+    save_file(vectors, folder / VERIFICATION_NAME, metadata={"texts": json.dumps(texts)})
+    (folder / CARD_NAME).write_text(model_card(model, recipe, repo_id, reference), encoding="utf-8")
+    versions = {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
+    BuildRecord(repo_id, model.origin.base, model.origin.base_revision, versions, digests(folder)).write(folder)
+
+
 def _requirements() -> list[str]:
     requirements = importlib.metadata.requires("moee_hf") or []
     return [requirement for requirement in requirements if "extra ==" not in requirement]
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder but the two that `build` writes last."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: sha256(path) for name, path in files.items() if name not in ("README.md", BUILD_NAME)}

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import (
@@ -21,7 +20,7 @@ from huggingface_hub import (
 
 from .. import __version__
 from ..model.hub_moee import hub_errors
-from .building import BUILD_NAME, _digests
+from .record import CARD_NAME, RECORD_NAME, BuildRecord, digests
 
 
 def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
@@ -32,32 +31,39 @@ def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
             edited), the backbone is not pinned to a commit, or the card names no licence.
     """
     folder = Path(folder)
-    if not (folder / BUILD_NAME).is_file():
-        raise ValueError(f"{folder}: expected a folder made by build; it has no {BUILD_NAME}.")
-    record = _record(folder / BUILD_NAME)
-    built, now = record["sha256"], _digests(folder)
-    if dirty := sorted(name for name in built.keys() | now.keys() if built.get(name) != now.get(name)):
+    if not (folder / RECORD_NAME).is_file():
+        raise ValueError(f"{folder}: expected a folder made by build; it has no {RECORD_NAME}.")
+    record, now = BuildRecord.read(folder / RECORD_NAME), digests(folder)
+    if dirty := sorted(name for name in record.sha256.keys() | now.keys() if record.sha256.get(name) != now.get(name)):
         raise ValueError(
             f"{folder}: expected the files as built; changed, added or removed since: {', '.join(dirty)}. "
             "Build the folder anew."
         )
+    _check_pinned(folder, record)
+    _check_licence(folder / CARD_NAME)
+    return {name: (folder / name).stat().st_size for name in sorted([*now, CARD_NAME, RECORD_NAME])}
+
+
+def _check_pinned(folder: Path, record: BuildRecord) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    revision = config.get("base_model_revision") or record["base_model_revision"]
-    if record["base_model"] and not re.fullmatch("[0-9a-f]{40}", revision or ""):
+    revision = config.get("base_model_revision") or record.base_model_revision
+    if record.base_model and not re.fullmatch("[0-9a-f]{40}", revision or ""):
         raise ValueError(
-            f"{folder}: expected the backbone {record['base_model']!r} pinned to a commit; got {revision!r}, which "
+            f"{folder}: expected the backbone {record.base_model!r} pinned to a commit; got {revision!r}, which "
             "may be another model tomorrow. Build the folder anew."
         )
+
+
+def _check_licence(card: Path) -> None:
     try:
-        license_id = ModelCard.load(folder / "README.md").data.get("license")
+        license_id = ModelCard.load(card).data.get("license")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder}/README.md: expected a model card with YAML at its head; {error}") from error
+        raise ValueError(f"{card}: expected a model card with YAML at its head; {error}") from error
     if not license_id:
         raise ValueError(
-            f"{folder}/README.md: expected a licence, that of the backbone; the card names none. Put license: into "
-            "the recipe and build the folder anew, or into the card."
+            f"{card}: expected a licence, that of the backbone; the card names none. Put license: into the recipe "
+            "and build the folder anew, or into the card."
         )
-    return {name: (folder / name).stat().st_size for name in sorted([*now, "README.md", BUILD_NAME])}
 
 
 def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: str | None = None) -> CommitInfo:
@@ -76,7 +82,7 @@ def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: 
         ValueError: If the folder is not as it must be (see `files_to_push`), or the repository holds another model.
     """
     files = files_to_push(folder)
-    repo_id = _record(Path(folder, BUILD_NAME))["repo_id"]
+    repo_id = BuildRecord.read(Path(folder, RECORD_NAME)).repo_id
     api = HfApi(token=token)
     with hub_errors(f"{repo_id}: ", repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -96,23 +102,13 @@ def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: 
 
 def _built_before(repo_id: str, head: ModelInfo, token: str | None) -> set[str]:
     """The files of an earlier build that are in the repository, which may hold no other model."""
-    present = {file.rfilename for file in head.siblings or []} - {".gitattributes", "README.md"}
+    present = {file.rfilename for file in head.siblings or []} - {".gitattributes", CARD_NAME}
     if not present:
         return set()
-    if BUILD_NAME not in present:
+    if RECORD_NAME not in present:
         raise ValueError(
             f"{repo_id}: expected an empty repository, or one pushed by these scripts; it holds "
             f"{', '.join(sorted(present)[:3])}, which are not replaced. Build for another repository."
         )
-    record = hf_hub_download(repo_id, BUILD_NAME, revision=head.sha, token=token)
-    return present & _record(Path(record))["sha256"].keys()
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if {"repo_id", "base_model", "base_model_revision", "sha256"} <= record.keys():
-            return record
-    except (ValueError, AttributeError):
-        pass
-    raise ValueError(f"{path}: expected the record of a build; it cannot be read as one. Build the folder anew.")
+    record = hf_hub_download(repo_id, RECORD_NAME, revision=head.sha, token=token)
+    return present & BuildRecord.read(Path(record)).sha256.keys()

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..model.configuration_moee import MoEEConfig
+from ..model.configuration_moee import CHOICE_FIELDS, MoEEConfig
 from ..model.hub_moee import is_repo_id
-from ..model.pretrained_moee import CHOICE_FIELDS
 
 
 @dataclass(frozen=True)
@@ -53,25 +52,26 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping; got {content!r}.")
     own = Recipe.__annotations__.keys() - {"config"}
-    if unknown := list(content.keys() - own - CHOICE_FIELDS):
+    if unknown := [key for key in content if key not in own | CHOICE_FIELDS]:
         raise ValueError(f"{path}: expected keys among {', '.join(sorted(own | CHOICE_FIELDS))}; got {unknown[0]!r}.")
     for required in ("repo_id", "base_model_name_or_path"):
         if not isinstance(content.get(required), str):
             raise ValueError(f"{path}: expected {required}, the id of a repository; got {content.get(required)!r}.")
     check_repo_id(f"{path}: repo_id", content["repo_id"])
-    for key in own:
-        value = content.get(key)
-        parts = value if key == "language" and isinstance(value, list) else [value]
-        if not all(part is None or isinstance(part, str) for part in parts):
-            raise ValueError(
-                f"{path}: expected a string for {key}; got {value!r}. In YAML, put no and numbers in quotes."
-            )
-    config = {key: value for key, value in content.items() if key in CHOICE_FIELDS - own}
+    recipe = {key: value for key, value in content.items() if key in own}
+    for key, value in recipe.items():
+        _check_strings(path, key, value)
     try:
         MoEEConfig(**{key: value for key, value in content.items() if key in CHOICE_FIELDS})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Recipe(config=config, **{key: value for key, value in content.items() if key in own})
+    return Recipe(config={key: value for key, value in content.items() if key not in own}, **recipe)
+
+
+def _check_strings(path: str | os.PathLike[str], key: str, value: Any) -> None:
+    parts = value if key == "language" and isinstance(value, list) else [value]
+    if not all(part is None or isinstance(part, str) for part in parts):
+        raise ValueError(f"{path}: expected a string for {key}; got {value!r}. In YAML, put no and numbers in quotes.")
 
 
 def check_repo_id(name: str, repo_id: str) -> None:

@@ -1,0 +1,121 @@
+"""The three scripts, and opening what they pushed in processes without this package."""
+
+import json
+import re
+import subprocess
+from functools import partial
+
+import huggingface_hub
+import numpy as np
+import pytest
+from support.common import ROOT, TEXTS
+from support.publishing import SCRIPTS, load_script, recipe_file, run
+
+from moee_hf import MoEEModel
+from moee_hf.publishing import build, push, read_recipe
+
+
+def in_process(capsys, name, *arguments):
+    """Run a script's `main` here; a process costs some seconds to start, and tells no more of errors."""
+    returncode = load_script(name).main(list(map(str, arguments)))
+    printed = capsys.readouterr()
+    return subprocess.CompletedProcess(arguments, returncode, printed.out, printed.err)
+
+
+@pytest.mark.parametrize("kind", ["reference", "full"])
+def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path, capsys):
+    """A reference by the commands as one types them; `verify` alone depends on being a process of its own."""
+    folder = tmp_path / "built"
+    if kind == "reference":
+        build_script, push_script = partial(run, SCRIPTS / "build.py"), partial(run, SCRIPTS / "push.py")
+    else:
+        build_script, push_script = partial(in_process, capsys, "build"), partial(in_process, capsys, "push")
+    done = build_script(recipe, folder, *(["--full"] if kind == "full" else []))
+    assert done.returncode == 0, done.stderr
+    done = push_script(folder)
+    assert done.returncode == 0, done.stderr
+    assert f"/author/published/commit/{hub.head('author/published')}" in done.stdout
+    assert hub.requests("xet-write-token") if storage == "xet" else hub.requests("^PUT /lfs/")
+    pushed = hub.files("author/published")
+    assert set(pushed) == {".gitattributes"} | {path.name for path in folder.iterdir()}
+    assert ("model.safetensors" in pushed) == (kind == "full")
+
+    done = run(SCRIPTS / "verify.py", "author/published", "--tolerance", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("max difference 0.0e+00") == 5
+    assert "\nverified: " in done.stdout
+    assert hub.head("author/published") in done.stdout
+
+    del hub.log[:]
+    head = hub.head("author/published")
+    push(folder)
+    assert hub.head("author/published") == head
+    assert not hub.requests("^PUT|/commit/")
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "then_offline"),
+    [
+        ("reference", "hub", False),
+        ("full", "folder", False),
+        pytest.param("full", "hub", False, marks=pytest.mark.slow),
+        pytest.param("reference", "hub", True, marks=pytest.mark.slow),
+    ],
+)
+def test_every_way_in_gives_the_same_vectors(hub, recipe, checkpoint, kind, place, then_offline, tmp_path):
+    folder = build(read_recipe(recipe), tmp_path / "built", reference=kind == "reference")
+    if place == "hub":
+        push(folder)
+    repo = "author/published" if place == "hub" else folder
+    stranger = [ROOT / "tests" / "support" / "stranger.py", repo, json.dumps(TEXTS), tmp_path / "vectors.npz"]
+    done = run(*stranger)
+    assert done.returncode == 0, done.stderr
+    if then_offline:  # all of it is in the cache now
+        (tmp_path / "vectors.npz").unlink()
+        done = run(*stranger, HF_HUB_OFFLINE="1")
+        assert done.returncode == 0, done.stderr
+    models = {
+        dtype: MoEEModel.from_pretrained(checkpoint, dtype=dtype, alpha=0.5) for dtype in ("float32", "bfloat16")
+    }
+    with np.load(tmp_path / "vectors.npz") as vectors:
+        assert len(vectors) == 17
+        for name, got in vectors.items():
+            # an endpoint serves the weights in their own dtype
+            model = models["bfloat16" if name.startswith("EndpointHandler") else "float32"]
+            expected = np.stack([model.encode(text, combination=name.split()[-1]) for text in TEXTS])
+            assert np.abs(got - expected).max() < 1e-6, name
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+    done = in_process(capsys, "push", tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"push: .*expected a folder made by build; .*\n", done.stderr)
+    done = in_process(capsys, "build", recipe_file(tmp_path, alpha=-1.0), tmp_path / "built")
+    assert done.returncode == 1
+    assert re.fullmatch(r"build: .*recipe\.yaml: MoEEConfig\.alpha: .*\n", done.stderr)
+
+
+def test_dry_run(built, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    done = in_process(capsys, "push", "--dry-run", built)
+    assert done.returncode == 0, done.stderr
+    for path in built.iterdir():
+        assert re.search(rf"{path.stat().st_size:,}  {re.escape(path.name)}$", done.stdout, re.MULTILINE)
+    assert done.stdout.rstrip().endswith(f"{sum(path.stat().st_size for path in built.iterdir()):,}  total")
+
+
+def test_verify_notices(built, capsys):
+    config = built / "config.json"
+    config.write_text(config.read_text().replace('"alpha": 0.5', '"alpha": 0.7'))
+    done = in_process(capsys, "verify", built)
+    assert done.returncode == 1
+    assert re.search(r"sum +8 texts, max difference [1-9]", done.stdout)
+
+
+def test_no_network_is_a_sentence(built, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    done = in_process(capsys, "push", built)
+    assert re.fullmatch(r"push: author/published: the Hub cannot be reached .*\n", done.stderr)
+    done = in_process(capsys, "verify", "author/published")
+    assert done.returncode == 1
+    assert re.fullmatch(r"verify: .*\n", done.stderr)
