@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
 
-from .model.backbone_moee import REFUSED, find_routers, text_model
+from .model.backbone_moee import REFUSED, find_routers, text_model_of
 from .model.configuration_deepseek import DeepseekConfig
 from .model.configuration_moee import MoEEConfig
 from .model.functional_moee import COMBINATIONS
@@ -61,7 +61,7 @@ def model_info(config: MoEEConfig) -> ModelInfo:
     """
     model = MoEEModel.without_weights(config)
     config = model.config
-    text = text_model(model.model)
+    text = text_model_of(model.model)
     num_moe_layers, num_experts = config.router_shape
     owners = (find_routers(model.model)[0][0], text.config, getattr(text.config, "ffn_config", None))
     top_k = next((k for name in _TOP_K for owner in owners if isinstance(k := getattr(owner, name, None), int)), None)

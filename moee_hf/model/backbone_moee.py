@@ -27,19 +27,21 @@ class RouterQuirk:
 
     Args:
         classes: Names of the router classes, where transformers declares others.
-        index: Place of the logits in their output.
-        probabilities: Whether the output is softmaxed already.
-        width: Attribute of the router that counts its outputs, where the rows of its last matrix do not.
-        required: Values of its configuration without which the texts of a batch change each other.
-        tokens_apart: Whether what follows the attention of a layer computes each token by itself.
+        logits_index: Place of the logits in their output.
+        returns_probabilities: Whether the output is softmaxed already.
+        num_experts_attr: Attribute of the router that counts its outputs, where the rows of its last matrix do not.
+        required_config: Values of its configuration without which the texts of a batch change each other.
+        tokenwise: Whether everything after a layer's attention works token by token.
+        repeats_layers: Whether some layers run several times in one pass; what the last run gives is read.
     """
 
     classes: tuple[str, ...] = ()
-    index: int = 0
-    probabilities: bool = False
-    width: str | None = None
-    required: dict[str, object] = field(default_factory=dict)
-    tokens_apart: bool = True
+    logits_index: int = 0
+    returns_probabilities: bool = False
+    num_experts_attr: str | None = None
+    required_config: dict[str, object] = field(default_factory=dict)
+    tokenwise: bool = True
+    repeats_layers: bool = False
 
 
 # by model_type of the text model
@@ -47,20 +49,21 @@ QUIRKS = {
     # the first layers choose experts by token id, but their learned gate scores all experts like any router
     "deepseek_v4": RouterQuirk(classes=("DeepseekV4HashRouter", "DeepseekV4TopKRouter")),
     # transformers records the whole MoE block, which holds the vision experts too
-    "ernie4_5_vl_moe_text": RouterQuirk(width="num_experts"),
-    "gemma4_text": RouterQuirk(probabilities=True),
+    "ernie4_5_vl_moe_text": RouterQuirk(num_experts_attr="num_experts"),
+    "gemma4_text": RouterQuirk(returns_probabilities=True),
     # the router's matrix also scores the shared experts, which its output leaves out
     # and a convolution along the text comes after it
-    "inkling_text": RouterQuirk(width="num_experts", tokens_apart=False),
-    "inkling2_text": RouterQuirk(tokens_apart=False),
+    "inkling_text": RouterQuirk(num_experts_attr="num_experts", tokenwise=False),
+    "inkling2_text": RouterQuirk(tokenwise=False),
+    "inkling2_loop_text": RouterQuirk(tokenwise=False, repeats_layers=True),
     # attention is a mixture of experts too, and transformers records its router twice
-    "jetmoe": RouterQuirk(classes=("JetMoeTopKGating",), index=4, tokens_apart=False),
+    "jetmoe": RouterQuirk(classes=("JetMoeTopKGating",), logits_index=4, tokenwise=False),
     # with less, the texts of a batch compete for the capacity of the experts
-    "nllb-moe": RouterQuirk(required={"moe_eval_capacity_token_fraction": 1.0}),
+    "nllb-moe": RouterQuirk(required_config={"moe_eval_capacity_token_fraction": 1.0}),
     # the layer puts what the experts return into the shape of all tokens
-    "llama4_text": RouterQuirk(tokens_apart=False),
+    "llama4_text": RouterQuirk(tokenwise=False),
     # a router goes on from the state that the one before it left for every token
-    "zaya": RouterQuirk(tokens_apart=False),
+    "zaya": RouterQuirk(tokenwise=False),
 }
 
 # by model_type of the backbone
@@ -98,7 +101,7 @@ def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return MODEL_MAPPING[type(config)]
 
 
-def text_model(backbone: PreTrainedModel) -> PreTrainedModel:
+def text_model_of(backbone: PreTrainedModel) -> PreTrainedModel:
     """Return the part of a backbone that reads text: the encoder of an encoder-decoder, else the decoder."""
     inner = backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone.get_decoder()
     return getattr(inner, "model", inner)  # without the language-model head that some composites keep around it
@@ -110,11 +113,11 @@ def find_routers(backbone: PreTrainedModel) -> list[tuple[nn.Module, int]]:
     Raises:
         UnsupportedBackboneError: If there is none.
     """
-    text = text_model(backbone)
-    declared = _recorders(text, "router_logits")
-    routers = [(module, recorder.index) for module, recorder in _recorded(text, declared)]
-    if (quirk := quirk_of(text)).classes:
-        routers = [(m, quirk.index) for m in text.modules() if type(m).__name__ in quirk.classes]
+    text_model = text_model_of(backbone)
+    declared = _recorders(text_model, "router_logits")
+    routers = [(module, recorder.index) for module, recorder in _recorded(text_model, declared)]
+    if (quirk := quirk_of(text_model)).classes:
+        routers = [(m, quirk.logits_index) for m in text_model.modules() if type(m).__name__ in quirk.classes]
     if not routers:
         model_type = backbone.config.model_type
         why = (
@@ -137,16 +140,19 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
         UnsupportedBackboneError: If there is no router, they differ in their experts, or the configuration makes the
             texts of a batch change each other.
     """
-    text, routers = text_model(backbone), find_routers(backbone)
-    quirk = quirk_of(text)
-    experts = {getattr(router, quirk.width) if quirk.width else _num_rows(router) for router, _ in routers}
+    text_model, routers = text_model_of(backbone), find_routers(backbone)
+    quirk = quirk_of(text_model)
+    experts = {
+        getattr(router, quirk.num_experts_attr) if quirk.num_experts_attr else _num_rows(router)
+        for router, _ in routers
+    }
     if len(experts) > 1:
         raise UnsupportedBackboneError(
             f"MoEE cannot use this {backbone.config.model_type} backbone: expected as many experts in every MoE "
             f"layer; got layers of {', '.join(map(str, sorted(experts)))}."
         )
-    for name, value in quirk.required.items():
-        if (found := getattr(text.config, name)) != value:
+    for name, value in quirk.required_config.items():
+        if (found := getattr(text_model.config, name)) != value:
             raise UnsupportedBackboneError(
                 f"MoEE cannot use this {backbone.config.model_type} backbone: expected {name}={value}, without which "
                 f"the texts of a batch change each other's embeddings; got {found}. Set it in the backbone's "
@@ -157,10 +163,13 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
 
 def is_causal(backbone: PreTrainedModel) -> bool:
     """Return whether a backbone reads from first to last: whether no token changes what is made of earlier ones."""
-    text = text_model(backbone)
-    if getattr(text.config, "use_bidirectional_attention", None) in (True, "all"):  # Step-3.7 says it nowhere else
+    text_model = text_model_of(backbone)
+    if getattr(text_model.config, "use_bidirectional_attention", None) in (
+        True,
+        "all",
+    ):  # Step-3.7 says it nowhere else
         return False
-    return all(getattr(part, "is_causal", True) for part in (text.config, *text.modules()))
+    return all(getattr(part, "is_causal", True) for part in (text_model.config, *text_model.modules()))
 
 
 def longrope_length(backbone: PreTrainedModel) -> int | None:
@@ -171,32 +180,32 @@ def longrope_length(backbone: PreTrainedModel) -> int | None:
 
 def rope_kinds(backbone: PreTrainedModel) -> dict[str, dict[str, Any]]:
     """Return the parameters of a backbone's rotary positions by their kind, of which layers may have several."""
-    rope = getattr(text_model(backbone).config, "rope_parameters", None) or {}
+    rope = getattr(text_model_of(backbone).config, "rope_parameters", None) or {}
     parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     return {part["rope_type"]: part for part in parts if "rope_type" in part}
 
 
-def find_layers(text: PreTrainedModel) -> list[nn.Module]:
+def find_layers(text_model: PreTrainedModel) -> list[nn.Module]:
     """Return the layers of a text model, the first one first."""
-    return [layer for layer, _ in _recorded(text, _recorders(text, "hidden_states"))]
+    return [layer for layer, _ in _recorded(text_model, _recorders(text_model, "hidden_states"))]
 
 
 def last_token_modules(backbone: PreTrainedModel) -> list[nn.Module]:
-    """Return the modules of the last layer that need only compute the tokens whose output is read.
+    """Return the modules of the last layer that need only compute each text's last token.
 
-    They are the output projection of its attention, and the block that holds its last router. What they return is
-    added to a sum over all tokens, which broadcasts one token to the others: theirs is wrong then, and read by nobody.
+    They are the output projection of its attention, and the block that holds its last router. Their one-token output
+    broadcasts into the residual stream; other tokens become wrong but are never read.
 
     Returns:
         Up to two modules; none where the last layer has no router, or mixes tokens after its attention.
     """
-    text, (router, _) = text_model(backbone), find_routers(backbone)[-1]
-    last = find_layers(text)[-1]
+    text_model, (router, _) = text_model_of(backbone), find_routers(backbone)[-1]
+    last = find_layers(text_model)[-1]
     blocks = [child for child in last.children() if router in set(child.modules())]
     # of an encoder-decoder the other half reads all tokens
-    if not blocks or blocks[-1] is router or backbone.config.is_encoder_decoder or not quirk_of(text).tokens_apart:
+    if not blocks or blocks[-1] is router or backbone.config.is_encoder_decoder or not quirk_of(text_model).tokenwise:
         return []
-    attention = [module for module, _ in _recorded(last, _recorders(text, "attentions"))]
+    attention = [module for module, _ in _recorded(last, _recorders(text_model, "attentions"))]
     projections: list[Any] = [getattr(module, "o_proj", None) for module in attention[-1:]]
     return [module for module in projections if isinstance(module, nn.Linear)] + blocks[-1:]
 
@@ -216,13 +225,13 @@ def layer_to_read(hidden_layer: int, num_layers: int) -> int | None:
     return None if layer == num_layers else layer
 
 
-def quirk_of(text: PreTrainedModel) -> RouterQuirk:
+def quirk_of(text_model: PreTrainedModel) -> RouterQuirk:
     """Return what is special about a text model."""
-    return QUIRKS.get(text.config.model_type, RouterQuirk())
+    return QUIRKS.get(text_model.config.model_type, RouterQuirk())
 
 
-def _recorders(text: PreTrainedModel, key: str) -> list[OutputRecorder]:
-    declared = text.can_record_outputs.get(key, [])
+def _recorders(text_model: PreTrainedModel, key: str) -> list[OutputRecorder]:
+    declared = text_model.can_record_outputs.get(key, [])
     declared = declared if isinstance(declared, list) else [declared]
     return [spec if isinstance(spec, OutputRecorder) else OutputRecorder(spec) for spec in declared]
 

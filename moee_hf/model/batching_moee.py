@@ -22,22 +22,26 @@ WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 4_000_000
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
 # a batch ends where its padding would cost as much as another batch does
 MAX_PADDING = 512
-# the number of texts is a multiple of the one in small batches, of the other in large ones, for few shapes, too
+# sizes are multiples of the one where they are small, of the other where they are large, so few shapes occur
 SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
 
 def keeps_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether each shape of a product costs memory: oneDNN makes a kernel for it, and keeps it, nearly 1 MB."""
+    """Whether oneDNN caches a kernel (~1 MB) per matmul shape: on the CPU, in 16 bits."""
     return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
 
 
-def rounded_up(length: int) -> int:
+def round_up(number: int, multiple: int) -> int:
+    """Return the least multiple that is not less than a number."""
+    return -(-number // multiple) * multiple
+
+
+def padded_length(length: int) -> int:
     """Return this length or a larger one, by an eighth at most; there are eight of them up to twice as long.
 
     Padded to these, texts of all lengths make batches of few shapes.
     """
-    step = 1 << max(0, length.bit_length() - 4)
-    return -(-length // step) * step
+    return round_up(length, 1 << max(0, length.bit_length() - 4))
 
 
 def windows(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -54,6 +58,13 @@ def windows(texts: Iterable[str]) -> Iterator[list[str]]:
         yield window
 
 
+def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the different texts, in the order of their first appearance, and for each text which of them it is."""
+    indices: dict[str, int] = {}
+    inverse = [indices.setdefault(text, len(indices)) for text in texts]
+    return list(indices), inverse
+
+
 def token_budget(device: torch.device, bytes_per_token: int) -> int:
     """Return the number of tokens, padding included, that a batch may have on a device."""
     if device.type != "cuda":
@@ -64,16 +75,18 @@ def token_budget(device: torch.device, bytes_per_token: int) -> int:
 
 
 class Batches:
-    """Batches of texts of similar length, the longest first; those that memory does not hold are halved, and the rest.
+    """Batches of texts of similar length, the longest first.
+
+    A batch that runs out of memory is halved, and so are later ones.
 
     Args:
         num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
         num_texts: The most texts of a batch. None: as many as the tokens allow.
-        border: Texts of more tokens share no batch with shorter ones. None: any may.
+        split_length: Texts of more tokens share no batch with shorter ones. None: any may.
     """
 
-    def __init__(self, num_tokens: int, num_texts: int | None = None, border: int | None = None):
-        self.num_tokens, self.num_texts, self.border = num_tokens, num_texts, border
+    def __init__(self, num_tokens: int, num_texts: int | None = None, split_length: int | None = None):
+        self.num_tokens, self.num_texts, self.split_length = num_tokens, num_texts, split_length
 
     def run(
         self, function: Callable[[list[int]], Result], lengths: Sequence[int]
@@ -81,45 +94,49 @@ class Batches:
         """Run a function on batches.
 
         Args:
-            function: Takes the places of a batch's texts.
+            function: Takes the indices of a batch's texts.
             lengths: Number of tokens of each text.
 
         Yields:
-            The places of each batch, and what the function made of it.
+            The indices of each batch's texts, and what the function made of them.
 
         Raises:
             RuntimeError: What the function raises, unless memory was short and the batch can be halved.
         """
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         while order:
-            most = max(1, self.num_tokens // lengths[order[0]])
-            if self.num_texts is not None:
-                most = min(most, self.num_texts)
-            places = order[:most]
-            if self.border is not None:
-                places = [place for place in places if lengths[place] > self.border] or places
-            places = places[: _batch_size([lengths[place] for place in places])]
+            indices = self._next(order, lengths)
             try:
-                result = function(places)
+                result = function(indices)
             except RuntimeError as error:
-                if len(places) == 1 or not _is_out_of_memory(error):
+                if len(indices) == 1 or not _is_out_of_memory(error):
                     raise
             else:
-                yield places, result
-                order = order[len(places) :]
+                yield indices, result
+                order = order[len(indices) :]
                 continue
             # outside of the handler, whose traceback holds on to the tensors of the pass
-            self.num_tokens = len(places) // 2 * lengths[places[0]]
+            self.num_tokens = len(indices) // 2 * lengths[indices[0]]
             logger.warning(
-                f"A batch of {len(places)} texts does not fit into memory; going on with {self.num_tokens} tokens."
+                f"A batch of {len(indices)} texts does not fit into memory; going on with {self.num_tokens} tokens."
             )
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
+    def _next(self, order: list[int], lengths: Sequence[int]) -> list[int]:
+        """Return the next batch of texts, whose indices are in the order of their lengths, the longest first."""
+        most = max(1, self.num_tokens // lengths[order[0]])
+        if self.num_texts is not None:
+            most = min(most, self.num_texts)
+        indices = order[:most]
+        if self.split_length is not None:
+            indices = [index for index in indices if lengths[index] > self.split_length] or indices
+        return indices[: _batch_size([lengths[index] for index in indices])]
+
 
 def _batch_size(lengths: list[int]) -> int:
-    """Return how many of these texts, the longest first, make a batch."""
+    """Round the batch size down to a multiple of 8 (small) or 32 (large), so few shapes occur; bound its padding."""
     padding = accumulate(lengths[0] - length for length in lengths)
     size = bisect.bisect_right(list(padding), MAX_PADDING)
     multiple = SMALL_MULTIPLE if size < 2 * LARGE_MULTIPLE else LARGE_MULTIPLE

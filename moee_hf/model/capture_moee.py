@@ -1,57 +1,64 @@
-"""Reading a forward pass while it runs: the pooled routing weights of every layer, HS, and nothing more.
+"""Forward hooks that collect HS and the pooled routing weights during one pass.
 
-Hooks of our own on the routers reduce the logits of each layer to one vector per text. transformers' recorder would
-keep the logits of every token of every layer until the end of the pass, is dropped by wrappers around a text model,
-and leaves a model that cannot be pickled. A lean pass ends with the last thing that is read, and in the last layer,
-where one token of each text is read, it computes only that.
+transformers' own recorder would keep the logits of every token of every layer until the end of the pass, is dropped by
+wrappers around a text model, and leaves a model that cannot be pickled. These hooks reduce each layer's logits to one
+vector per text at once. When they act, and in which order, is told in `inference_moee`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .backbone_moee import find_layers, find_routers, last_token_modules, quirk_of, router_shape, text_model
-from .functional_moee import last_token, pool, route, token_weights
+from .backbone_moee import find_layers, find_routers, last_token_modules, quirk_of, router_shape, text_model_of
+from .functional_moee import last_token, merge_means, pool, route, token_weights
+from .prefix_moee import Prefix
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a forward pass; `MoEEModel.wanted` makes it, once a call.
+
+    Args:
+        routers: The routers whose weights make up RW, counted from 0.
+        hidden: Whether HS is read.
+        layer: The layer whose input is HS, counted from 0. None: HS is what the last layer leaves.
+        pooling: How the values of a text's tokens become one vector.
+        activation: How router logits become routing weights.
+    """
+
+    routers: tuple[int, ...]
+    hidden: bool
+    layer: int | None
+    pooling: str
+    activation: str
 
 
 class _CompleteError(Exception):
-    """Raised inside a forward pass when all is read; `Capture` catches it."""
+    """Raised inside a forward pass when all that is wanted was read; `Capture` catches it."""
 
 
-@dataclass
 class Capture:
-    """What one forward pass reads from a backbone.
-
-    The hooks of a backbone that runs inside `with Capture(...) as captured:` fill it.
+    """What one forward pass gives; the hooks of a backbone that runs inside `with capture:` fill it.
 
     Args:
-        attention_mask: Mask of the batch, of shape `(batch_size, sequence_length)`.
-        pooling: How the values of a text's tokens become one vector.
-        activation: How router logits become routing weights.
-        rows: The routers to read, counted from 0.
-        layer: The layer whose input is HS; None if HS is the backbone's output.
-        read_hidden: Whether HS is read.
-        lean: Whether the pass computes only what is read.
-        before: What was captured of the tokens before these, the same for all texts; None if there are none.
+        wanted: What is read.
+        attention_mask: 1 for a token, 0 for padding, of shape `(batch_size, sequence_length)`.
+        lean: Whether the pass computes no more than that takes.
+        prefix: Tokens before these, the same for all texts. None: there are none.
     """
 
-    attention_mask: torch.Tensor
-    pooling: str
-    activation: str
-    rows: list[int]
-    layer: int | None
-    read_hidden: bool = True
-    lean: bool = False
-    before: Capture | None = None
-    routing: dict[int, torch.Tensor] = field(default_factory=dict)
-    hidden: Any = None
+    def __init__(self, wanted: Wanted, attention_mask: torch.Tensor, lean: bool = False, prefix: Prefix | None = None):
+        self.wanted, self.attention_mask, self.lean, self.prefix = wanted, attention_mask, lean, prefix
+        self.hidden: Any = None  # [B, D]
+        self.routing: dict[int, torch.Tensor] = {}  # of each router, [B, E]
 
     def __enter__(self) -> Capture:
         self._token = _active.set(self)
@@ -61,67 +68,64 @@ class Capture:
         _active.reset(self._token)
         return kind is _CompleteError
 
-    @property
-    def num_tokens_before(self) -> int:
-        """Number of tokens before these."""
-        return 0 if self.before is None else self.before.attention_mask.shape[1]
-
-    def set_routing(self, row: int, values: torch.Tensor, activate: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Take what one router hands out, `[B * T, E]`, or `[B, E]` of the tokens that are read.
-
-        Args:
-            row: The router.
-            values: What it hands out.
-            activate: Makes routing weights of it.
-        """
-        if self.pooling == "lasttoken":
-            self.routing[row] = activate(self._pool(values, None))  # of one token, not of all
-        else:
-            before = None if self.before is None else self.before.routing[row]
-            self.routing[row] = self._pool(activate(values), before)
+    def set_hidden(self, values: torch.Tensor) -> None:
+        """Pool the hidden states `[B, T, D]` to HS."""
+        self.hidden = self._pool(values, None if self.prefix is None else self.prefix.hidden)
         self._end_if_complete()
 
-    def set_hidden(self, values: torch.Tensor) -> None:
-        """Take the hidden states `[B, T, D]` that are pooled to HS."""
-        self.hidden = self._pool(values, None if self.before is None else self.before.hidden)
+    def set_routing(self, router: int, values: torch.Tensor, activate: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Pool what one router returns to its routing weights.
+
+        Args:
+            router: The router, counted from 0.
+            values: Of shape `(batch_size * sequence_length, num_experts)`, or of each text's last token alone.
+            activate: Makes routing weights of these values.
+        """
+        if self.wanted.pooling == "lasttoken":
+            self.routing[router] = activate(self._pool(values, None))  # of one token, not of all
+        else:
+            prefix_mean = None if self.prefix is None else self.prefix.routing[router]
+            self.routing[router] = self._pool(activate(values), prefix_mean)
         self._end_if_complete()
 
     def routing_weights(self) -> Any:
-        """Return RW, of shape `(batch_size, len(rows), num_experts)`, on the mask's device; None of no router.
+        """Return RW, of shape `(batch_size, len(routers), num_experts)`, on the mask's device; None of no router.
 
         Raises:
             RuntimeError: If a router did not run.
         """
-        if silent := [row for row in self.rows if row not in self.routing]:
+        routers = self.wanted.routers
+        if silent := [router for router in routers if router not in self.routing]:
             raise RuntimeError(
                 f"MoEEModel: expected every router of the backbone to run; those of the MoE layers {silent} did not. "
                 "Kernels that replace whole MoE layers pass them by: load the model without use_kernels."
             )
-        return torch.stack([self.routing[row] for row in self.rows], dim=1) if self.rows else None
+        return torch.stack([self.routing[router] for router in routers], dim=1) if routers else None
+
+    def _pool(self, values: torch.Tensor, prefix_mean: torch.Tensor | None) -> torch.Tensor:
+        """Pool on the values' device; the result goes to the mask's, as the layers may lie on several."""
+        mask, pooling = self.attention_mask, self.wanted.pooling
+        num_before = 0 if self.prefix is None else self.prefix.num_tokens
+        values = values.reshape(len(mask), -1, values.shape[-1])  # [B, T, size]
+        pooled = pool(values, mask, pooling, num_before).to(mask.device)  # [B, size]
+        if self.prefix is None or prefix_mean is None or pooling == "lasttoken":
+            return pooled
+        weight = token_weights(mask, pooling, num_before).sum(dim=1, keepdim=True)  # [B, 1]
+        return merge_means(prefix_mean, self.prefix.weight, pooled, weight)
 
     def _end_if_complete(self) -> None:
-        if self.lean and len(self.routing) == len(self.rows) and (not self.read_hidden or self.hidden is not None):
+        wanted = self.wanted
+        all_read = len(self.routing) == len(wanted.routers) and (not wanted.hidden or self.hidden is not None)
+        if self.lean and all_read:
             raise _CompleteError
 
-    def _pool(self, values: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
-        """Pool on the mask's device, as the layers may lie on several."""
-        values = values.reshape(len(self.attention_mask), -1, values.shape[-1])
-        pooled = pool(values, self.attention_mask, self.pooling, self.num_tokens_before).to(self.attention_mask.device)
-        if self.before is None or before is None or self.pooling == "lasttoken":
-            return pooled
-        # the mean over all tokens, from the means over those before and over these
-        weight_before = token_weights(self.before.attention_mask, self.pooling).sum()
-        weight = token_weights(self.attention_mask, self.pooling, self.num_tokens_before).sum(dim=1, keepdim=True)
-        share = weight_before / (weight_before + weight)  # [B, 1]
-        return torch.lerp(pooled, before.expand_as(pooled), share)
 
-
-# of the thread or task that runs the forward pass, so that any number may share a model
+# one active capture per thread or async task, so threads can share a model
 _active: ContextVar[Capture | None] = ContextVar("moee_capture", default=None)
 
 
 def unpadded_rows(num_rows: int) -> torch.Tensor | None:
-    """Return the places of tokens among the rows `[B * T, D]` of a lean pass, without padding; None outside of one."""
+    """Return the indices of non-padding rows in a flattened `[B * T, D]` tensor during a lean pass; otherwise None."""
     capture = _active.get()
     if capture is None or not capture.lean or capture.attention_mask.numel() != num_rows:
         return None
@@ -137,14 +141,14 @@ def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
     Raises:
         UnsupportedBackboneError: If the backbone has no routers, or MoEE cannot use them.
     """
-    shape, text = router_shape(backbone), text_model(backbone)
-    layers, probabilities = find_layers(text), quirk_of(text).probabilities
-    for row, (router, index) in enumerate(find_routers(backbone)):
-        router.register_forward_hook(RouterHook(row, index, probabilities))
+    shape, text_model = router_shape(backbone), text_model_of(backbone)
+    layers, probabilities = find_layers(text_model), quirk_of(text_model).returns_probabilities
+    for router, (module, logits_index) in enumerate(find_routers(backbone)):
+        module.register_forward_hook(RouterHook(router, logits_index, probabilities))
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(LayerHook(index), with_kwargs=True)
     for module in last_token_modules(backbone):
-        module.register_forward_pre_hook(prune, with_kwargs=True)
+        module.register_forward_pre_hook(keep_last_token, with_kwargs=True)
     return shape, len(layers)
 
 
@@ -152,23 +156,23 @@ def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
 class RouterHook:
     """Forward hook of one router: pools the routing weights of each text."""
 
-    row: int
-    index: int
-    probabilities: bool
+    router: int
+    logits_index: int
+    returns_probabilities: bool
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         capture = _active.get()
-        if capture is None or self.row not in capture.rows:
+        if capture is None or self.router not in capture.wanted.routers:
             return
-        if self.probabilities and capture.activation != "softmax":
+        activation = capture.wanted.activation
+        if self.returns_probabilities and activation != "softmax":
             raise ValueError(
-                "MoEEConfig.router_activation: expected 'softmax', as the routers of this backbone hand out "
-                f"probabilities alone; got {capture.activation!r}."
+                "MoEEConfig.router_activation: expected 'softmax', as the routers of this backbone return "
+                f"probabilities alone; got {activation!r}."
             )
-        # probabilities stay as they are
-        activation = "logits" if self.probabilities else capture.activation
-        values = output[self.index] if isinstance(output, tuple) else output
-        capture.set_routing(self.row, values, lambda values: route(values, activation))
+        activate = torch.Tensor.float if self.returns_probabilities else partial(route, activation=activation)
+        values = output[self.logits_index] if isinstance(output, tuple) else output
+        capture.set_routing(self.router, values, activate)
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class LayerHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         capture = _active.get()
-        if capture is None or capture.layer != self.index or not capture.read_hidden:
+        if capture is None or capture.wanted.layer != self.index or not capture.wanted.hidden:
             return
         hidden = args[0] if args else kwargs["hidden_states"]  # [B, T, D]
         if hidden.ndim != 3:
@@ -190,10 +194,10 @@ class LayerHook:
         capture.set_hidden(hidden)
 
 
-def prune(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Forward pre-hook of a module of the last layer: leaves of its input `[B, T, D]` the token that is read."""
+def keep_last_token(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Pre-hook on a last-layer module: keep only each text's last token, `[B, T, D] -> [B, 1, D]`."""
     capture = _active.get()
-    if capture is None or not capture.lean or capture.pooling != "lasttoken":
+    if capture is None or not capture.lean or capture.wanted.pooling != "lasttoken":
         return None
     if len(capture.attention_mask) == 1:
         return None  # a text alone is what `forward` makes of it, to the last bit

@@ -10,13 +10,13 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig, __version__
 
 from .configuration_deepseek import DeepseekConfig
-from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
-from .hub_moee import hub_errors, is_repo_id, optional_file, resolve_commit, resolve_source
-from .prompts_moee import PROMPTS, check_template
+from .functional_moee import COMBINATIONS, Mix, check_choice
+from .hub_moee import hub_errors, optional_file, resolve_commit, resolve_source
+from .prompts_moee import PROMPTS, TEXT, check_template
+from .validation_moee import check_field
 
 # beside a plain checkpoint: fields of MoEEConfig, but for those that say which backbone it is
 FIELDS_NAME = "moee_config.json"
-_OF_BACKBONE = {"backbone_config", "router_shape", "base_model_name_or_path", "base_model_revision"}
 
 
 class MoEEConfig(PreTrainedConfig):
@@ -90,10 +90,8 @@ class MoEEConfig(PreTrainedConfig):
         self.prompt_template(self.default_prompt_name)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if check := _CHECKS.get(key):
-            check(f"MoEEConfig.{key}", value)
-            value = float(value) if key == "alpha" else value  # numpy's numbers do not go into json
-        super().__setattr__(key, value)
+        check_field(key, value)
+        super().__setattr__(key, float(value) if key == "alpha" else value)  # numpy's numbers do not go into json
 
     @classmethod
     def get_config_dict(
@@ -139,6 +137,52 @@ class MoEEConfig(PreTrainedConfig):
             )
         return prompts[name]
 
+    def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
+        """Return the template that a call asks for.
+
+        Args:
+            prompt_name: The name of a prompt. None: `default_prompt_name`.
+            prompt: A template with `{text}` once, in place of a prompt by name.
+
+        Raises:
+            ValueError: If no prompt has this name, or the template is none.
+        """
+        if prompt is None:
+            return self.prompt_template(self.default_prompt_name if prompt_name is None else prompt_name)
+        check_template("prompt", prompt)
+        return prompt
+
+    def find_prompt(self, prompt: str | None) -> str:
+        """Return the template that a name or a template stands for, where one argument may be either.
+
+        Args:
+            prompt: A template if it has `{text}` in it, else a name. None: `default_prompt_name`.
+
+        Raises:
+            ValueError: As `resolve_prompt`.
+        """
+        is_template = prompt is not None and TEXT in prompt
+        return self.resolve_prompt(prompt=prompt) if is_template else self.resolve_prompt(prompt)
+
+    def mix(
+        self,
+        combination: str | None = None,
+        alpha: float | None = None,
+        standardize: bool | None = None,
+        normalize: bool = False,
+    ) -> Mix:
+        """Return how one call combines HS and RW: as its arguments say; None: as this configuration says.
+
+        Raises:
+            ValueError: If an argument has no such value.
+        """
+        return Mix(
+            combination=self.combination if combination is None else combination,
+            alpha=self.alpha if alpha is None else alpha,
+            standardize=self.standardize if standardize is None else standardize,
+            normalize=normalize,
+        )
+
     def calibration_key(self, template: str) -> dict[str, Any]:
         """Return what the statistics of a corpus depend on: the template of a prompt, and fields of this."""
         return {
@@ -154,7 +198,7 @@ class MoEEConfig(PreTrainedConfig):
         return self.get_text_config().hidden_size
 
     @property
-    def router_rows(self) -> list[int]:
+    def router_indices(self) -> list[int]:
         """The routers that make up RW, counted from 0, in the order of `router_layers`.
 
         Raises:
@@ -167,15 +211,15 @@ class MoEEConfig(PreTrainedConfig):
             )
         layers = self.router_shape[0]
         selected = range(layers) if self.router_layers is None else self.router_layers
-        if bad := [row for row in selected if not -layers <= row < layers]:
+        if bad := [layer for layer in selected if not -layers <= layer < layers]:
             raise ValueError(
                 f"MoEEConfig.router_layers: expected numbers from {-layers} to {layers - 1}, as the backbone has "
                 f"{layers} MoE layers; got {bad[0]!r}."
             )
-        rows = [row % layers for row in selected]
-        if len(set(rows)) < len(rows):
+        indices = [layer % layers for layer in selected]
+        if len(set(indices)) < len(indices):
             raise ValueError(f"MoEEConfig.router_layers: expected each MoE layer once; got {self.router_layers!r}.")
-        return rows
+        return indices
 
     @property
     def embedding_size(self) -> int:
@@ -185,12 +229,19 @@ class MoEEConfig(PreTrainedConfig):
     def embedding_size_for(self, combination: str) -> int:
         """Return the width of an embedding combined in this way."""
         check_choice("combination", combination, COMBINATIONS)
-        routing_size = len(self.router_rows) * self.router_shape[1]
+        routing_size = len(self.router_indices) * self.router_shape[1]
         return (combination != "rw") * self.hidden_size + (combination != "hs") * routing_size
 
 
+# found in the backbone; set with the statistics; of a reference repository; all the others are a caller's choice
+_BACKBONE_FIELDS = {"backbone_config", "router_shape"}
+_STATISTICS_FIELDS = {"calibrated", "calibration"}
+_REFERENCE_FIELDS = {"base_model_name_or_path", "base_model_revision"}
+CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - _STATISTICS_FIELDS
+
+
 def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwargs: Any) -> MoEEConfig:
-    """Return a `MoEEConfig` of one's own.
+    """Return a new `MoEEConfig` that the caller may change.
 
     Args:
         config: A `MoEEConfig`, the configuration of a backbone, or the folder or Hub id of either.
@@ -231,74 +282,7 @@ def _fields_beside(folder: str, **kwargs: Any) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OSError(f"{path}: expected JSON; {error}. Fetch it again.") from error
-    known = MoEEConfig.__annotations__.keys() - _OF_BACKBONE
+    known = CHOICE_FIELDS - _REFERENCE_FIELDS | _STATISTICS_FIELDS
     if not isinstance(fields, dict) or not fields.keys() <= known:
         raise OSError(f"{path}: expected a mapping of {', '.join(sorted(known))}; got {fields!r}.")
     return fields
-
-
-def _check_int(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name}: expected an integer; got {value!r}.")
-
-
-def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}: expected True or False; got {value!r}.")
-
-
-def _check_max_length(name: str, value: object) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{name}: expected a number of tokens >= 1, or None; got {value!r}.")
-
-
-def _check_repo_id(name: str, value: object) -> None:
-    # never a path: a configuration from elsewhere shall not name files of this machine
-    if value is not None and not (isinstance(value, str) and is_repo_id(value)):
-        raise ValueError(
-            f"{name}: expected the id of a repository on the Hub, such as 'allenai/OLMoE-1B-7B-0924'; got {value!r}."
-        )
-
-
-def _check_revision(name: str, value: object) -> None:
-    if value is not None and not (isinstance(value, str) and value):
-        raise ValueError(f"{name}: expected a commit of the backbone's repository; got {value!r}.")
-
-
-def _check_router_layers(name: str, value: object) -> None:
-    if value is not None and (
-        not isinstance(value, list | tuple) or not value or not all(type(layer) is int for layer in value)
-    ):
-        raise ValueError(f"{name}: expected a list of MoE layers, such as [0, -1], or None for all; got {value!r}.")
-
-
-def _check_prompt_name(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{name}: expected a string; got {value!r}.")
-
-
-def _check_prompts(name: str, value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, dict):
-        raise ValueError(f"{name}: expected a dictionary of templates by name; got {value!r}.")
-    for prompt_name, template in value.items():
-        _check_prompt_name(f"{name}: a name", prompt_name)
-        check_template(f"{name}[{prompt_name!r}]", template)
-
-
-_CHECKS = {
-    "combination": lambda name, value: check_choice(name, value, COMBINATIONS),
-    "alpha": check_alpha,
-    "pooling": lambda name, value: check_choice(name, value, POOLINGS),
-    "hidden_layer": _check_int,
-    "router_layers": _check_router_layers,
-    "router_activation": lambda name, value: check_choice(name, value, ROUTER_ACTIVATIONS),
-    "standardize": _check_bool,
-    "calibrated": _check_bool,
-    "prompts": _check_prompts,
-    "default_prompt_name": _check_prompt_name,
-    "max_length": _check_max_length,
-    "base_model_name_or_path": _check_repo_id,
-    "base_model_revision": _check_revision,
-}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
-from .batching_moee import keeps_kernels
+from .batching_moee import LARGE_MULTIPLE, SMALL_MULTIPLE, keeps_kernels, round_up
 from .capture_moee import unpadded_rows
 
 EXPERTS_IMPLEMENTATION = "moee_cpu"
@@ -18,8 +18,8 @@ EXPERTS_IMPLEMENTATION = "moee_cpu"
 MIN_TOKENS_PER_EXPERT = 4
 # an expert reads so many rows at most at a time
 MAX_ROWS = 512
-# where kernels are kept, rows are a multiple of the one number while they are few, of the other where they are more
-SMALL_MULTIPLE, LARGE_MULTIPLE, FEW_ROWS = 8, 32, 256
+# where oneDNN caches kernels, up to so many rows are a multiple of `SMALL_MULTIPLE`, more of `LARGE_MULTIPLE`
+FEW_ROWS = 256
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
@@ -56,15 +56,17 @@ def experts_forward(
     """
     if hidden_states.device.type != "cpu" or top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts:
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
-    places = unpadded_rows(len(hidden_states))
-    places = torch.arange(len(hidden_states)) if places is None else places.to(hidden_states.device)
-    experts = top_k_index[places].flatten()
+    kept = unpadded_rows(len(hidden_states))
+    kept = torch.arange(len(hidden_states)) if kept is None else kept.to(hidden_states.device)
+    experts = top_k_index[kept].flatten()
     order = experts.argsort(stable=True)
-    tokens = F.pad(places[order // top_k_index.shape[1]], (0, LARGE_MULTIPLE))
-    weights = F.pad(top_k_weights[places].flatten()[order], (0, LARGE_MULTIPLE))[:, None]
-    counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()  # without those elsewhere
-    # where the last product is all that follows, tokens are weighted before it, while they are narrower
-    weight_first = not (self.has_bias or self.has_post_expert_norm)
+    tokens = F.pad(kept[order // top_k_index.shape[1]], (0, LARGE_MULTIPLE))
+    weights = F.pad(top_k_weights[kept].flatten()[order], (0, LARGE_MULTIPLE))[:, None]
+    # drop experts sharded to other devices
+    counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()
+    has_norm = getattr(self, "has_post_expert_norm", False)  # transformers 5.19 has it not
+    # weight before down_proj (fewer columns) unless a bias or norm follows it
+    weight_first = not (self.has_bias or has_norm)
     weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_
     few_shapes = keeps_kernels(hidden_states.device, hidden_states.dtype)
     output = torch.zeros_like(hidden_states)
@@ -76,7 +78,7 @@ def experts_forward(
         if weight_first:
             hidden = weigh(hidden, weights[rows])
         hidden = _linear(self, "down_proj", expert, hidden)
-        if self.has_post_expert_norm:
+        if has_norm:
             hidden = self.post_expert_norm(hidden)
         if not weight_first:
             hidden = weigh(hidden, weights[rows])
@@ -97,8 +99,7 @@ def _num_rows(count: int, few_shapes: bool) -> int:
     """How many rows a product reads for so many tokens."""
     if not few_shapes:
         return count
-    multiple = SMALL_MULTIPLE if count <= FEW_ROWS else LARGE_MULTIPLE
-    return -(-count // multiple) * multiple
+    return round_up(count, SMALL_MULTIPLE if count <= FEW_ROWS else LARGE_MULTIPLE)
 
 
 def _linear(experts: Any, name: str, expert: int, values: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ comments: B texts, T tokens, D hidden size, L MoE layers, E experts, N embedding
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -28,6 +29,30 @@ def check_alpha(name: str, value: object) -> None:
     """Raise `ValueError` unless `value` is a finite number >= 0; `name` says where it stands."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < float("inf"):
         raise ValueError(f"{name}: expected a finite number >= 0 (the weight of the routing part); got {value!r}.")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How HS and RW become one vector; `MoEEConfig.mix` makes it, once a call.
+
+    Args:
+        combination: `"hs"`, `"rw"`, `"concat"` or `"sum"`.
+        alpha: Weight of RW in `"sum"`, >= 0.
+        standardize: Whether HS and RW are standardized before.
+        normalize: Whether the vector is brought to length 1.
+
+    Raises:
+        ValueError: If `combination` or `alpha` is none of these.
+    """
+
+    combination: str
+    alpha: float = 1.0
+    standardize: bool = False
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("combination", self.combination, COMBINATIONS)
+        check_alpha("alpha", self.alpha)
 
 
 def pad_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -96,6 +121,21 @@ def token_weights(attention_mask: torch.Tensor, pooling: str, num_before: int = 
     return ((attention_mask.cumsum(dim=1) + num_before) * attention_mask).float()
 
 
+def merge_means(
+    first: torch.Tensor, first_weight: torch.Tensor, second: torch.Tensor, second_weight: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean over a text from the means over two parts of it.
+
+    Args:
+        first: Mean over the first part, of shape `(1, size)` where all texts share it, or `(batch_size, size)`.
+        first_weight: Sum of the part's `token_weights`, a scalar or of shape `(batch_size, 1)`.
+        second: Mean over the second part, of shape `(batch_size, size)`.
+        second_weight: Sum of its weights, of shape `(batch_size, 1)`.
+    """
+    share = first_weight / (first_weight + second_weight)  # [B, 1]
+    return torch.lerp(second, first.expand_as(second), share)
+
+
 def route(router_logits: torch.Tensor, activation: str) -> torch.Tensor:
     """Turn a router's logits into routing weights, in float32 whatever their dtype (section 3.1).
 
@@ -147,6 +187,22 @@ def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha
     if combination == "sum":
         hidden, routing = F.normalize(hidden, dim=-1), alpha**0.5 * F.normalize(routing, dim=-1)
     return torch.cat([hidden, routing], dim=-1)  # [B, D + L * E]
+
+
+def split_concat(
+    vectors: torch.Tensor, hidden_size: int, router_shape: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return HS and RW of embeddings that are combined by `"concat"`.
+
+    Args:
+        vectors: Of shape `(n, hidden_size + num_moe_layers * num_experts)`.
+        hidden_size: Width of HS.
+        router_shape: MoE layers and experts of RW.
+
+    Returns:
+        HS of shape `(n, hidden_size)`, and RW of shape `(n, num_moe_layers, num_experts)`.
+    """
+    return vectors[:, :hidden_size], vectors[:, hidden_size:].reshape(-1, *router_shape)
 
 
 def similarity(a: Any, b: Any) -> torch.Tensor:

@@ -1,153 +1,169 @@
-"""From texts to what a model reads of them: tokens, batches, and one forward pass for each."""
+"""From texts to HS and RW: tokens, batches, and one lean forward pass for each batch.
+
+How a lean pass runs, in order:
+
+1. `run_texts` tokenizes the texts inside a prompt, computes the tokens with which all of them begin once
+   (`run_prefix`), and forms batches of similar length.
+2. `run_batch` makes a `Capture`: what is wanted of the pass, and the mask. For as long as the pass runs, it is the
+   active capture of this thread or task. The backbone runs as transformers wrote it; hooks that were installed when
+   the model was built look for the active capture, and do nothing without one.
+3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. Behind each router, one
+   pools its routing weights. Both go on from the means over the prefix, if there is one.
+4. The experts leave out padding (`unpadded_rows`). In the last layer, the output projection of attention and the MoE
+   block compute no token but each text's last (`keep_last_token`), where that one is all that is pooled.
+5. When all that is wanted has been read, the capture raises `_CompleteError`: no later layer runs. The error ends the
+   `with` block and goes no further.
+
+A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 and 5 fall away.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils import logging
 
-from .backbone_moee import layer_to_read, longrope_length, text_model
-from .batching_moee import Batches, keeps_kernels, rounded_up, token_budget
-from .capture_moee import Capture
-from .prefix_moee import PrefixCache, common_prefix
-from .prompts_moee import tokenize
+from .backbone_moee import longrope_length, quirk_of, text_model_of
+from .batching_moee import Batches, keeps_kernels, padded_length, token_budget
+from .capture_moee import Capture, Wanted
+from .functional_moee import pad_right, token_weights
+from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
+from .prompts_moee import TextError, tokenize
+
+if TYPE_CHECKING:
+    from .modeling_moee import MoEEModel
 
 logger = logging.get_logger(__name__)
 
-# texts longer than so many times the tokens with which all begin read those again: attention from first to last costs
-# half of one that starts later, behind a mask
+# texts over 16 prefixes long skip the cache: unmasked causal attention costs half of masked attention over a prefix
 MAX_TIMES_LONGER = 16
 
 
 def run_texts(
-    model: Any,
-    texts: Sequence[str],
-    numbers: Sequence[int],
-    template: str,
-    batches: Batches,
-    rows: list[int],
-    read_hidden: bool = True,
+    model: MoEEModel, texts: Sequence[str], template: str, wanted: Wanted, batches: Batches
 ) -> Iterator[tuple[list[int], Capture]]:
-    """Read texts inside a prompt, batch by batch, the longest first, and compute no more than that takes.
+    """Run texts inside a prompt, batch by batch, the longest first, and compute no more than what is wanted.
 
     Args:
-        model: The `MoEEModel`.
+        model: The model.
         texts: The texts.
-        numbers: Their numbers, for errors.
         template: The prompt, with `{text}` once.
-        batches: How large they may be.
-        rows: The routers to read, counted from 0.
-        read_hidden: Whether to read HS.
+        wanted: What is read of each text.
+        batches: How large the batches may be.
 
     Yields:
-        The places of the texts of a batch, and what was read of them.
+        The indices of the texts of a batch, and what was read of them.
 
     Raises:
-        ValueError: If a text cannot be tokenised.
+        TextError: If a text cannot be tokenized.
+        ValueError: If the prompt leaves no room for text.
     """
     model.eval()
-    ids = token_ids(model, texts, template, numbers)
+    ids = token_ids(model, texts, template)
     device = input_device(model)
-    prefix = common_prefix(ids)
-    cache = run_prefix(model, prefix, rows, read_hidden) if prefix and PrefixCache.suits(model.model) else None
-    if cache is None:
-        prefix = []
-    lengths = [len(row) - len(prefix) for row in ids]
+    head = common_prefix(ids)
+    prefix = run_prefix(model, head, wanted) if head and can_cache_prefix(model.model) else None
+    num_shared = 0 if prefix is None else prefix.num_tokens
+    lengths = [len(row) - num_shared for row in ids]
     if keeps_kernels(device, model.dtype) and len(ids) > 1:
-        bounds = (model.max_length - len(prefix), batches.border or 0)
-        lengths = [min(rounded_up(length), *(bound for bound in bounds if bound >= length)) for length in lengths]
+        bounds = (model.max_length - num_shared, batches.split_length or 0)
+        lengths = [min(padded_length(length), *(bound for bound in bounds if bound >= length)) for length in lengths]
 
-    def read(places: list[int]) -> Capture:
-        longest = len(prefix) + lengths[places[0]]
-        start = len(prefix) if longest <= MAX_TIMES_LONGER * len(prefix) else 0
-        batch = pad([ids[place][start:] for place in places], device, longest - start)
-        return run_batch(model, batch, rows, read_hidden, lean=True, cache=cache if start else None)
+    def run(indices: list[int]) -> Capture:
+        longest = num_shared + lengths[indices[0]]
+        start = num_shared if longest <= MAX_TIMES_LONGER * num_shared else 0
+        batch = pad([ids[index][start:] for index in indices], device, longest - start)
+        return run_batch(model, batch, wanted, lean=True, prefix=prefix if start else None)
 
     # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
-    yield from batches.run(read, [length + len(prefix) // 8 for length in lengths])
+    yield from batches.run(run, [length + num_shared // 8 for length in lengths])
 
 
-def run_prefix(model: Any, prefix: list[int], rows: list[int], read_hidden: bool = True) -> PrefixCache:
-    """Read tokens with which several texts begin; arguments are those of `run_batch`, for which the result is."""
-    cache = PrefixCache(model.model)
-    batch = pad([prefix], input_device(model))
-    cache.captured = run_batch(model, batch, rows, read_hidden, lean=True, cache=cache)
-    return cache
+def run_prefix(model: MoEEModel, ids: list[int], wanted: Wanted) -> Prefix:
+    """Run tokens with which several texts begin, once for all of them; arguments are those of `run_batch`."""
+    cache = empty_cache(model.model)
+    batch = pad([ids], input_device(model))
+    capture = _run(model, batch, Capture(wanted, batch["attention_mask"], lean=True), cache)
+    weight = token_weights(batch["attention_mask"], wanted.pooling).sum()
+    return Prefix(len(ids), PrefixCache(cache), capture.hidden, capture.routing, weight)
 
 
-def batches_for(model: Any, num_texts: int | None) -> Batches:
+def run_batch(
+    model: MoEEModel,
+    batch: dict[str, torch.Tensor],
+    wanted: Wanted,
+    lean: bool = False,
+    prefix: Prefix | None = None,
+) -> Capture:
+    """Run a batch of tokens in one forward pass.
+
+    Args:
+        model: The model.
+        batch: `input_ids` or `inputs_embeds`, and `attention_mask` of shape `(batch_size, sequence_length)`: 1 for a
+            token, 0 for padding, which is on the right.
+        wanted: What is read.
+        lean: Whether to compute no more than that takes.
+        prefix: Tokens that come before those of every text.
+
+    Returns:
+        HS and RW of each text, pooled.
+
+    Raises:
+        ValueError: If the backbone cannot give what is wanted.
+    """
+    cache = None if prefix is None else prefix.cache
+    return _run(model, batch, Capture(wanted, batch["attention_mask"], lean, prefix), cache)
+
+
+def _run(model: MoEEModel, batch: dict[str, torch.Tensor], capture: Capture, cache: Any) -> Capture:
+    text_model = text_model_of(model.model)
+    if quirk_of(text_model).repeats_layers:
+        capture.lean = False  # the pass would end with the first run of a layer
+    options: dict[str, Any] = {"use_cache": cache is not None}
+    if model.is_causal:  # no token sees the padding behind it, and attention without a mask is faster
+        options["attention_mask"] = None
+    if cache is not None:
+        options[cache_argument(text_model)] = cache
+    with capture:
+        output = text_model(**batch | options)
+        if capture.wanted.hidden and capture.wanted.layer is None:
+            capture.set_hidden(output.last_hidden_state)
+    return capture
+
+
+def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
     """Return how large the batches of a model may be now, with no more texts than this."""
     # a MoE layer holds some tens of vectors of a token at a time
     size = 64 * model.config.hidden_size * model.dtype.itemsize
     return Batches(token_budget(input_device(model), size), num_texts, longrope_length(model.model))
 
 
-def run_batch(
-    model: Any,
-    batch: dict[str, torch.Tensor],
-    rows: list[int],
-    read_hidden: bool = True,
-    lean: bool = False,
-    cache: PrefixCache | None = None,
-) -> Capture:
-    """Read a batch of tokens in one forward pass.
-
-    Args:
-        model: The `MoEEModel`.
-        batch: `input_ids` or `inputs_embeds`, and `attention_mask` of shape `(batch_size, sequence_length)`: 1 for a
-            token, 0 for padding, which is on the right.
-        rows: The routers to read, counted from 0.
-        read_hidden: Whether to read HS.
-        lean: Whether to compute only what is read.
-        cache: What `run_prefix` read of tokens that come before those of every text; an empty one is filled.
-
-    Returns:
-        HS and RW of each text, pooled.
-
-    Raises:
-        ValueError: If the backbone cannot give what the configuration asks for.
-    """
-    config, layer = model.config, layer_to_read(model.config.hidden_layer, model.num_layers)
-    before = None if cache is None else cache.captured
-    mask = batch["attention_mask"]
-    captured = Capture(mask, config.pooling, config.router_activation, rows, layer, read_hidden, lean, before)
-    # a model that reads from first to last needs no mask for what comes after, and attention without one is faster
-    options: dict[str, Any] = {"attention_mask": None if model.is_causal else mask, "use_cache": cache is not None}
-    if cache is not None:
-        options["past_key_values"] = cache
-    with captured:
-        output = text_model(model.model)(**batch | options)
-        if read_hidden and layer is None:
-            captured.set_hidden(output.last_hidden_state)
-    return captured
-
-
-def token_ids(
-    model: Any, texts: Sequence[str], template: str, numbers: Sequence[int] | None = None
-) -> list[list[int]]:
+def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[list[int]]:
     """Return the tokens of texts inside a prompt.
 
     Args:
-        model: The `MoEEModel`.
+        model: The model.
         texts: The texts.
         template: The prompt, with `{text}` once.
-        numbers: Numbers of the texts, for errors. None: 0, 1, 2, ...
 
     Raises:
-        ValueError: If a text has no tokens or unknown ones, or the prompt leaves no room for any.
+        TextError: If a text has no tokens, or unknown ones.
+        ValueError: If the prompt leaves no room for text.
     """
-    numbers, max_length = numbers or range(len(texts)), model.max_length
-    ids, num_cut = tokenize(model.tokenizer, texts, template, max_length, numbers)
+    ids, num_cut = tokenize(model.tokenizer, texts, template, model.max_length)
     vocabulary = len(model.get_input_embeddings().weight)
-    if unknown := [i for i, row in enumerate(ids) if max(row) >= vocabulary]:
-        raise ValueError(
-            f"texts[{numbers[unknown[0]]}]: expected token ids below {vocabulary}, the rows of the model's embedding; "
-            f"got {max(ids[unknown[0]])}. Use the tokenizer that the backbone was trained with."
+    if unknown := [index for index, row in enumerate(ids) if max(row) >= vocabulary]:
+        raise TextError(
+            unknown[0],
+            f"expected token ids below {vocabulary}, the rows of the model's embedding; got {max(ids[unknown[0]])}. "
+            "Use the tokenizer that the backbone was trained with.",
         )
     if num_cut:
-        logger.warning(f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={max_length} tokens.")
+        logger.warning(
+            f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={model.max_length} tokens."
+        )
     return ids
 
 
@@ -165,7 +181,36 @@ def pad(ids: Sequence[list[int]], device: torch.device | str = "cpu", length: in
     }
 
 
-def input_device(model: Any) -> torch.device:
+def right_padded(
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Return the batch of a call of `forward` with its padding on the right; no mask means no padding.
+
+    Raises:
+        ValueError: If there are neither ids nor embeddings, or both, shapes do not fit, or a text has no token.
+    """
+    values = input_ids if inputs_embeds is None else inputs_embeds
+    if values is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("MoEEModel: expected either input_ids or inputs_embeds; got both or neither.")
+    name, ndim = ("input_ids", 2) if inputs_embeds is None else ("inputs_embeds", 3)
+    if values.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimensions; got the shape {tuple(values.shape)}.")
+    if attention_mask is None:
+        attention_mask = torch.ones(values.shape[:2], dtype=torch.long)
+    mask = (attention_mask != 0).long().to(values.device)  # [B, T]
+    if mask.shape != values.shape[:2]:
+        raise ValueError(
+            f"attention_mask: expected the shape {tuple(values.shape[:2])} of {name}; got {tuple(mask.shape)}."
+        )
+    if len(without := (mask.sum(dim=1) == 0).nonzero()):
+        raise ValueError(
+            f"attention_mask: expected at least one token in every text; got none in text {without[0].item()}."
+        )
+    values, mask = pad_right(mask, values, mask)
+    return {name: values, "attention_mask": mask}
+
+
+def input_device(model: MoEEModel) -> torch.device:
     """Return where a model wants its tokens: where accelerate runs an embedding that it offloads, or it lies."""
     embedding = model.get_input_embeddings()
     device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)

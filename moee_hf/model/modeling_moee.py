@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,15 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .backbone_moee import backbone_class, is_causal, layer_to_read
-from .batching_moee import windows
-from .capture_moee import install_hooks
+from .backbone_moee import is_causal, layer_to_read
+from .capture_moee import Wanted, install_hooks
 from .configuration_moee import MoEEConfig
-from .functional_moee import check_alpha, combine, pad_right, similarity, similarity_pairwise
-from .inference_moee import batches_for, input_device, pad, run_batch, run_texts, token_ids
+from .functional_moee import Mix, combine, similarity, similarity_pairwise, split_concat
+from .inference_moee import input_device, pad, right_padded, run_batch, token_ids
 from .pretrained_moee import MoEEPreTrainedModel
-from .prompts_moee import check_template, check_texts, stream_texts
-from .statistics_moee import Moments, Statistics, fitted
+from .prompts_moee import check_texts
+from .statistics_moee import Statistics, StatisticsFit
+from .stream_moee import embed_stream
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class MoEEModelOutput(ModelOutput):
 class MoEEModel(MoEEPreTrainedModel):
     """Text embeddings from the hidden state and the routing weights of a mixture-of-experts language model.
 
-    The backbone is `model.model`, whole and unchanged, for anything but embeddings.
+    The wrapped language model is available, unchanged, as `model.model`.
 
     Args:
         config: A `MoEEConfig`.
@@ -60,22 +60,11 @@ class MoEEModel(MoEEPreTrainedModel):
     """
 
     def __init__(self, config: MoEEConfig, backbone: PreTrainedModel | None = None):
-        super().__init__(config)
-        if backbone is None:
-            self.without_weights(config)  # what MoEE refuses is refused before memory is spent on it
-            backbone = backbone_class(config.backbone_config)._from_config(config.backbone_config)
-        self.model = backbone
-        config.backbone_config = backbone.config
-        config.router_shape, self.num_layers = install_hooks(backbone)
-        self.is_causal = is_causal(backbone)
-        # layers that the backbone does not have are refused here, not at the first text
-        layer_to_read(config.hidden_layer, self.num_layers)
-        _ = config.router_rows
+        super().__init__(config, backbone)
+        config.router_shape, self.num_layers = install_hooks(self.model)
+        self.is_causal = is_causal(self.model)
+        self.wanted()  # layers that the backbone does not have are refused here, not at the first text
         self.statistics = Statistics(config.hidden_size, config.router_shape)
-        self._hub_kwargs = {}
-        self._origin = None
-        self._versions = {}
-        self._tokenizer = None
         with no_init_weights():  # the backbone has its weights
             self.post_init()
 
@@ -104,10 +93,11 @@ class MoEEModel(MoEEPreTrainedModel):
         Raises:
             ValueError: If a text has no token, shapes do not fit, or statistics are asked for that are not there.
         """
-        batch = self._right_padded(input_ids, attention_mask, inputs_embeds)
-        captured = run_batch(self, batch, self.config.router_rows)
-        hidden, routing = captured.hidden, captured.routing_weights()
-        embeddings = self._combine(hidden, routing, combination, alpha, standardize)  # [B, N]
+        mix = self.config.mix(combination, alpha, standardize)
+        batch = right_padded(input_ids, attention_mask, inputs_embeds)
+        capture = run_batch(self, batch, self.wanted())
+        hidden, routing = capture.hidden, capture.routing_weights()  # [B, D], [B, L, E]
+        embeddings = self.combine(hidden, routing, mix)  # [B, N]
         return MoEEModelOutput(embeddings=embeddings, pooled_hidden_state=hidden, router_weights=routing)
 
     def encode(
@@ -148,19 +138,10 @@ class MoEEModel(MoEEPreTrainedModel):
                 finite.
         """
         one, texts = isinstance(texts, str), check_texts(texts)
-        size = self.config.embedding_size_for(self.config.combination if combination is None else combination)
-        embeddings, end = np.empty((len(texts), size), np.float32), 0
-        for part in self.encode_stream(
-            texts,
-            prompt_name=prompt_name,
-            prompt=prompt,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            normalize_embeddings=normalize_embeddings,
-            combination=combination,
-            alpha=alpha,
-            standardize=standardize,
-        ):
+        template = self.config.resolve_prompt(prompt_name, prompt)
+        mix = self.config.mix(combination, alpha, standardize, normalize_embeddings)
+        embeddings, end = np.empty((len(texts), self.config.embedding_size_for(mix.combination)), np.float32), 0
+        for part in embed_stream(self, texts, template, mix, batch_size, show_progress_bar):
             embeddings[end : (end := end + len(part))] = part
         result = embeddings[0] if one else embeddings
         if convert_to_tensor:
@@ -186,53 +167,9 @@ class MoEEModel(MoEEPreTrainedModel):
         Returns:
             An iterator over float32 arrays of shape `(n, embedding_size)`, each of the next n texts, a thousand or so.
         """
-        config = self.config
-        _check_batch_size(batch_size)
-        combination = config.combination if combination is None else combination
-        size, read_hidden = config.embedding_size_for(combination), combination != "rw"
-        rows = [] if combination == "hs" else config.router_rows
-        check_alpha("alpha", config.alpha if alpha is None else alpha)
-        template = self._template(prompt_name, prompt)
-        if config.standardize if standardize is None else standardize:
-            self.check_calibration(template)
-
-        total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
-        stream, batches = stream_texts(texts), batches_for(self, batch_size)
-
-        def embed(window: list[str], first: int, progress: Any) -> np.ndarray:
-            numbers: dict[str, int] = {}  # equal texts are read once
-            for number, text in enumerate(window, first):
-                numbers.setdefault(text, number)
-            places = {text: place for place, text in enumerate(numbers)}
-            embeddings = np.empty((len(places), size), np.float32)
-            for batch, captured in run_texts(
-                self, list(numbers), list(numbers.values()), template, batches, rows, read_hidden
-            ):
-                hidden, routing = captured.hidden, captured.routing_weights()
-                vectors = self._combine(hidden, routing, combination, alpha, standardize)
-                vectors = F.normalize(vectors, dim=-1) if normalize_embeddings else vectors
-                if len(bad := (~vectors.isfinite().all(dim=1)).nonzero()):
-                    number = list(numbers.values())[batch[int(bad[0])]]
-                    raise ValueError(
-                        f"texts[{number}]: expected finite numbers; got nan or infinity. The weights or the "
-                        f"statistics hold some, or {self.dtype} overflows: load with dtype=torch.float32 or "
-                        "torch.bfloat16."
-                    )
-                embeddings[batch] = vectors.cpu()
-                progress.update(len(batch))
-            progress.update(len(window) - len(places))
-            return embeddings[[places[text] for text in window]]
-
-        def parts() -> Iterator[np.ndarray]:
-            first = 0
-            with _progress(show_progress_bar, "Embedding", total) as progress:
-                for window in windows(stream):
-                    with torch.inference_mode():
-                        embeddings = embed(window, first, progress)
-                    yield embeddings
-                    first += len(window)
-
-        return parts()
+        template = self.config.resolve_prompt(prompt_name, prompt)
+        mix = self.config.mix(combination, alpha, standardize, normalize_embeddings)
+        return embed_stream(self, texts, template, mix, batch_size, show_progress_bar)
 
     def tokenize(
         self, texts: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None
@@ -242,7 +179,7 @@ class MoEEModel(MoEEPreTrainedModel):
         Returns:
             `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the CPU.
         """
-        return pad(token_ids(self, check_texts(texts), self._template(prompt_name, prompt)))
+        return pad(token_ids(self, check_texts(texts), self.config.resolve_prompt(prompt_name, prompt)))
 
     @property
     def max_length(self) -> int:
@@ -280,20 +217,12 @@ class MoEEModel(MoEEPreTrainedModel):
             TypeError: If a text is not a string.
             ValueError: If there are fewer than two texts, or one cannot be embedded; the model stays as it was then.
         """
-        _check_batch_size(batch_size)
-        template = self._template(prompt_name, prompt)
-        rows = list(range(self.config.router_shape[0]))
-        hidden_moments, routing_moments, first = Moments(), Moments(), 0
-        batches = batches_for(self, batch_size)
-        with _progress(show_progress_bar, "Calibrating", None) as progress:
-            for window in windows(stream_texts(texts)):
-                numbers = range(first, first := first + len(window))
-                with torch.inference_mode():
-                    for batch, captured in run_texts(self, window, numbers, template, batches, rows):
-                        hidden_moments.update(captured.hidden)
-                        routing_moments.update(captured.routing_weights())
-                        progress.update(len(batch))
-        self.set_statistics(**fitted(hidden_moments, routing_moments))
+        template = self.config.resolve_prompt(prompt_name, prompt)
+        fit, shape = StatisticsFit(), self.config.router_shape
+        everything = replace(self.wanted(), routers=tuple(range(shape[0])))
+        for part in embed_stream(self, texts, template, Mix("concat"), batch_size, show_progress_bar, everything):
+            fit.update(*split_concat(torch.from_numpy(part), self.config.hidden_size, shape))
+        self.set_statistics(**fit.result())
         self.config.standardize = True
         self.config.calibration = self.config.calibration_key(template)
 
@@ -319,53 +248,30 @@ class MoEEModel(MoEEPreTrainedModel):
                 f"with {now}. Calibrate anew, or pass standardize=False."
             )
 
-    def _combine(
-        self, hidden: Any, routing: Any, combination: str | None, alpha: float | None, standardize: bool | None
-    ) -> torch.Tensor:
+    def wanted(self, combination: str = "concat") -> Wanted:
+        """Return what embeddings of this combination read of a forward pass.
+
+        Raises:
+            ValueError: If the configuration names a layer that the backbone does not have.
+        """
         config = self.config
-        if config.standardize if standardize is None else standardize:
-            hidden, routing = self.statistics(hidden, routing, config.router_rows)
-        combination = config.combination if combination is None else combination
-        return combine(hidden, routing, combination, config.alpha if alpha is None else alpha)
+        return Wanted(
+            routers=() if combination == "hs" else tuple(config.router_indices),
+            hidden=combination != "rw",
+            layer=layer_to_read(config.hidden_layer, self.num_layers),
+            pooling=config.pooling,
+            activation=config.router_activation,
+        )
 
-    def _right_padded(
-        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-    ) -> dict[str, torch.Tensor]:
-        values = input_ids if inputs_embeds is None else inputs_embeds
-        if values is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("MoEEModel: expected either input_ids or inputs_embeds; got both or neither.")
-        name, ndim = ("input_ids", 2) if inputs_embeds is None else ("inputs_embeds", 3)
-        if values.ndim != ndim:
-            raise ValueError(f"{name}: expected {ndim} dimensions; got the shape {tuple(values.shape)}.")
-        if attention_mask is None:
-            attention_mask = torch.ones(values.shape[:2], dtype=torch.long)
-        mask = (attention_mask != 0).long().to(values.device)  # [B, T]
-        if mask.shape != values.shape[:2]:
-            raise ValueError(
-                f"attention_mask: expected the shape {tuple(values.shape[:2])} of {name}; got {tuple(mask.shape)}."
-            )
-        if len(without := (mask.sum(dim=1) == 0).nonzero()):
-            raise ValueError(
-                f"attention_mask: expected at least one token in every text; got none in text {without[0].item()}."
-            )
-        values, mask = pad_right(mask, values, mask)
-        return {name: values, "attention_mask": mask}
+    def combine(self, hidden: Any, routing: Any, mix: Mix) -> torch.Tensor:
+        """Return the embeddings of a batch, of shape `(batch_size, embedding_size)`.
 
-    def _template(self, prompt_name: str | None, prompt: str | None) -> str:
-        if prompt is None:
-            prompt = self.config.prompt_template(
-                self.config.default_prompt_name if prompt_name is None else prompt_name
-            )
-        check_template("prompt", prompt)
-        return prompt
-
-
-def _check_batch_size(batch_size: object) -> None:
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
-
-
-def _progress(show: bool | None, what: str, total: int | None) -> Any:
-    return logging.tqdm(
-        total=total, desc=what, unit="text", disable=None if show is None else not show, delay=5 if show is None else 0
-    )
+        Args:
+            hidden: HS, of shape `(batch_size, hidden_size)`; None where `mix` does not use it, here and below.
+            routing: RW, of shape `(batch_size, num_moe_layers, num_experts)`.
+            mix: How they become one vector.
+        """
+        if mix.standardize:
+            hidden, routing = self.statistics(hidden, routing, self.config.router_indices)
+        vectors = combine(hidden, routing, mix.combination, mix.alpha)
+        return F.normalize(vectors, dim=-1) if mix.normalize else vectors

@@ -1,59 +1,86 @@
-"""Tokens with which several texts begin, computed once: the words of a prompt before the text."""
+"""Tokens with which several texts begin, such as the words of a prompt before the text, are computed once."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from .backbone_moee import is_causal, rope_kinds, text_model
-from .capture_moee import Capture
+from .backbone_moee import is_causal, rope_kinds, text_model_of
 
 # a forward pass over the common tokens alone must spare at least as many as this
 MIN_TOKENS_SPARED = 256
 
 
-class PrefixCache(DynamicCache):
-    """Keys and values of tokens with which every text of any number of batches begins.
-
-    A forward pass over these tokens, one row, fills it; what that pass read is to be stored as `captured`. From then
-    on it stays as it is: each pass gets these keys and values before its own, which are not kept.
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens with which every text of any number of batches begins, and what one pass over them gave.
 
     Args:
-        backbone: The model.
+        num_tokens: How many they are.
+        cache: Their keys and values.
+        hidden: Mean of HS over them, of shape `(1, hidden_size)`. None: it was not read.
+        routing: Mean routing weights of each router that was read, of shape `(1, num_experts)`.
+        weight: Sum of their `token_weights`, which a mean over a whole text goes on from.
     """
 
-    captured: Capture | None = None
+    num_tokens: int
+    cache: PrefixCache
+    hidden: torch.Tensor | None
+    routing: Mapping[int, torch.Tensor]
+    weight: torch.Tensor
 
-    def __init__(self, backbone: PreTrainedModel):
-        super().__init__(config=text_model(backbone).config)
 
-    @classmethod
-    def suits(cls, backbone: PreTrainedModel) -> bool:
-        """Whether the backbone reads texts from first to last, and all it knows of earlier tokens is keys and values.
+class PrefixCache(DynamicCache):
+    """Keys and values that come before those of each text, and stay as they are: a text's own are not kept.
 
-        State spaces, linear attention, convolutions and compressed keys keep states of other kinds; some positions
-        depend on the length of the whole text.
-        """
-        if not is_causal(backbone) or rope_kinds(backbone).keys() & {"dynamic", "longrope"}:
-            return False
-        kinds = {type(layer) for layer in cls(backbone).layers}
-        return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+    Args:
+        filled: The cache of a pass over one row of tokens.
+    """
+
+    def __init__(self, filled: DynamicCache):
+        super().__init__()
+        self.layers, self.layer_class_to_replicate = filled.layers, None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the keys and values of a layer, of all tokens so far."""
-        if self.captured is None:
-            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        """Return the keys and values of a layer: the prefix's for each text, then these."""
         layer = copy.copy(self.layers[layer_idx])
         layer.keys = layer.keys.expand(len(key_states), -1, -1, -1)
         layer.values = layer.values.expand(len(value_states), -1, -1, -1)
         return layer.update(key_states, value_states, *args, **kwargs)
+
+
+def empty_cache(backbone: PreTrainedModel) -> DynamicCache:
+    """Return a cache for the keys and values of a pass over a prefix."""
+    return DynamicCache(config=text_model_of(backbone).config)
+
+
+def cache_argument(text_model: PreTrainedModel) -> str:
+    """Return the name under which a text model takes a cache: `past_key_values` until transformers 5.23, then `cache`.
+
+    https://github.com/huggingface/transformers: 5.24 renames the argument and warns, 5.40 removes the old name.
+    """
+    return "cache" if "cache" in inspect.signature(type(text_model).forward).parameters else "past_key_values"
+
+
+def can_cache_prefix(backbone: PreTrainedModel) -> bool:
+    """Whether a prefix can be cached: the backbone is causal and keeps no state but keys and values.
+
+    State spaces, linear attention, convolutions and compressed keys keep states of other kinds; some positions depend
+    on the length of the whole text.
+    """
+    if not is_causal(backbone) or rope_kinds(backbone).keys() & {"dynamic", "longrope"}:
+        return False
+    kinds = {type(layer) for layer in empty_cache(backbone).layers}
+    return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def common_prefix(ids: Sequence[list[int]]) -> list[int]:
@@ -62,5 +89,5 @@ def common_prefix(ids: Sequence[list[int]]) -> list[int]:
         return []
     first, last = min(ids), max(ids)
     shortest = min(map(len, ids))
-    length = next((place for place in range(shortest - 1) if first[place] != last[place]), shortest - 1)
+    length = next((i for i in range(shortest - 1) if first[i] != last[i]), shortest - 1)
     return first[:length] if length * (len(ids) - 1) >= MIN_TOKENS_SPARED else []

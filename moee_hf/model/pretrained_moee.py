@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 from transformers.utils import PushToHubMixin
+from transformers.utils.hub import create_and_tag_model_card
 
 from .backbone_moee import backbone_class
-from .configuration_moee import MoEEConfig, resolve_config
+from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
 from .experts_moee import use_fast_experts
 from .hub_moee import resolve_commit, resolve_source
 from .prompts_moee import load_tokenizer
@@ -21,9 +26,28 @@ from .repository_moee import read_statistics, write_repository
 from .weights_moee import load_backbone
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# the fields of MoEEConfig that a caller chooses; the others are found in the backbone or set with the statistics
-CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - {"backbone_config", "router_shape", "calibrated", "calibration"}
+# arguments of `push_to_hub`, which `save_pretrained(push_to_hub=True)` takes too
+_PUSH_KWARGS = ("commit_message", "commit_description", "create_pr", "revision", "token")
 _tokenizer_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from; all is empty for one that was made in memory.
+
+    Args:
+        source: Folder or Hub id.
+        revision: Its commit on the Hub. None: a folder.
+        hub_kwargs: How the Hub was asked (`token`, `cache_dir`, ...), for files that are fetched later.
+        base: The repository on the Hub whose root holds exactly the weights. None: there is none.
+        base_revision: Its commit.
+    """
+
+    source: str = ""
+    revision: str | None = None
+    hub_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    base_revision: str | None = None
 
 
 class MoEEPreTrainedModel(PreTrainedModel):
@@ -37,10 +61,16 @@ class MoEEPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
-    _hub_kwargs: dict[str, Any]
-    _origin: tuple[str, str] | None
-    _versions: dict[str, tuple[int, int]]
-    _tokenizer: PreTrainedTokenizerBase | None
+    def __init__(self, config: MoEEConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        if backbone is None:
+            self.without_weights(config)  # what MoEE refuses is refused before memory is spent on it
+            backbone = backbone_class(config.backbone_config)._from_config(config.backbone_config)
+        self.model = backbone
+        config.backbone_config = backbone.config
+        self.origin = Origin()
+        self._loaded_weights: dict[str, tuple[int, int]] = {}
+        self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -75,25 +105,24 @@ class MoEEPreTrainedModel(PreTrainedModel):
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
         kwargs["revision"] = resolve_commit(source, **kwargs)
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        fields = {name: kwargs.pop(name) for name in CHOICE_FIELDS if name in kwargs}
         if config is None:
             config = resolve_config(source, **hub_kwargs)
-        else:  # of another place, if it is a place, so not of this commit
+        else:  # a config given as path or id is resolved without this source's revision
             config = resolve_config(config, **hub_kwargs | {"revision": None})
-        for name, value in fields.items():
-            setattr(config, name, value)
+        for name in CHOICE_FIELDS & kwargs.keys():
+            setattr(config, name, kwargs.pop(name))
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
-        backbone, info, origin = load_backbone(source, config, **kwargs)
+        loaded = load_backbone(source, config, **kwargs)
         if kwargs.get("experts_implementation") is None:
-            use_fast_experts(backbone)
+            use_fast_experts(loaded.backbone)
         config.name_or_path = source
-        model = cls(config, backbone).eval()
+        model = cls(config, loaded.backbone).eval()
         if config.calibrated:
             model.statistics.store(**read_statistics(source, **hub_kwargs))
-        model._hub_kwargs = hub_kwargs | {"trust_remote_code": kwargs.get("trust_remote_code")}
-        model._origin = origin
-        model._versions = _versions(backbone)
-        return (model, info) if output_loading_info else model
+        hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
+        model.origin = Origin(source, kwargs["revision"], hub_kwargs, loaded.base, loaded.base_revision)
+        model._loaded_weights = _weight_fingerprint(loaded.backbone)
+        return (model, loaded.info) if output_loading_info else model
 
     @classmethod
     def without_weights(cls, config: MoEEConfig) -> Any:
@@ -116,14 +145,16 @@ class MoEEPreTrainedModel(PreTrainedModel):
             save_directory: The folder; made if it is not there.
             is_main_process: Whether this process writes what is not weights.
             state_dict: Weights in place of the model's own, by their names in this model.
-            push_to_hub: Not here; `push_to_hub` is a method.
+            push_to_hub: Whether to push the files to the repository `repo_id` too (default: the folder's name).
             kwargs: Those of `PreTrainedModel.save_pretrained`.
-
-        Raises:
-            ValueError: If `push_to_hub` is true.
         """
-        if push_to_hub:
-            raise ValueError("save_pretrained: expected push_to_hub=False; use model.push_to_hub(repo_id).")
+        push = push_to_hub and is_main_process
+        if push:
+            upload = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs}
+            repo_id, private = kwargs.pop("repo_id", Path(save_directory).name), kwargs.pop("private", None)
+            repo_id = HfApi().create_repo(repo_id, private=private, token=upload.get("token"), exist_ok=True).repo_id
+            os.makedirs(save_directory, exist_ok=True)
+            before = self._get_files_timestamps(save_directory)
         if state_dict is not None:
             prefix = f"{self.base_model_prefix}."
             state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -132,6 +163,10 @@ class MoEEPreTrainedModel(PreTrainedModel):
             config = copy.deepcopy(self.config)
             config.base_model_name_or_path = config.base_model_revision = None
             write_repository(self, config, save_directory)
+        if push:
+            card = create_and_tag_model_card(repo_id, self.model_tags, token=upload.get("token"))
+            card.save(Path(save_directory, "README.md"))
+            self._upload_modified_files(save_directory, repo_id, before, **upload)
 
     def save_reference(
         self,
@@ -139,7 +174,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         base_model_name_or_path: str | None = None,
         base_model_revision: str | None = None,
     ) -> None:
-        """Save all but the weights, which are loaded from the backbone's own repository, at the commit of now.
+        """Save all but the weights, which are loaded from the backbone's own repository, pinned to its current commit.
 
         Args:
             save_directory: The folder; made if it is not there.
@@ -153,9 +188,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
             ValueError: If the model was loaded from a folder and no repository is given, or its weights were changed.
         """
         base, revision = base_model_name_or_path, base_model_revision
-        if base is None and self._origin is not None:
-            base, loaded = self._origin
-            revision = revision or loaded
+        if base is None and self.origin.base is not None:
+            base, revision = self.origin.base, revision or self.origin.base_revision
             if self.weights_changed:
                 raise ValueError(
                     "save_reference: expected the weights as they were loaded; they were changed since, which a "
@@ -167,7 +201,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
                 f"this one comes from {base or self.name_or_path or 'memory'!r}. Name the repository that has exactly "
                 "these weights: base_model_name_or_path=..."
             )
-        token = self._hub_kwargs.get("token")
+        token = self.origin.hub_kwargs.get("token")
         commit = resolve_commit(base, "save_reference: ", revision=revision, token=token)
         config = copy.deepcopy(self.config)
         config.base_model_name_or_path, config.base_model_revision = base, commit
@@ -190,10 +224,30 @@ class MoEEPreTrainedModel(PreTrainedModel):
         tags = [*self.model_tags, *([tags] if isinstance(tags, str) else tags)]
         return _ReferenceModel(self).push_to_hub(repo_id, tags=tags, **kwargs)
 
+    def with_config(self, **fields: Any) -> Any:
+        """Return a model that shares the weights of this one, with a configuration and statistics of its own.
+
+        Args:
+            fields: Choices of `MoEEConfig` in which the two differ, such as `pooling`.
+
+        Raises:
+            ValueError: If `MoEEConfig` has no such field, or a field takes no such value.
+        """
+        if unknown := sorted(fields.keys() - CHOICE_FIELDS):
+            known = ", ".join(sorted(CHOICE_FIELDS))
+            raise ValueError(f"MoEEModel.with_config: expected fields of MoEEConfig ({known}); got {unknown[0]!r}.")
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.config, other.statistics = copy.deepcopy(self.config), copy.deepcopy(self.statistics)
+        for name, value in fields.items():
+            setattr(other.config, name, value)
+        other.wanted()  # refuses layers that the backbone does not have
+        return other
+
     @property
     def weights_changed(self) -> bool:
         """Whether a weight was written to, or replaced, since the model was loaded."""
-        return _versions(self.model) != self._versions
+        return _weight_fingerprint(self.model) != self._loaded_weights
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -205,7 +259,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         if self._tokenizer is None:
             with _tokenizer_lock:
                 if self._tokenizer is None:
-                    self._tokenizer = load_tokenizer(self.name_or_path, **self._hub_kwargs)
+                    self._tokenizer = load_tokenizer(self.name_or_path, **self.origin.hub_kwargs)
         return self._tokenizer
 
     @tokenizer.setter
@@ -213,8 +267,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         self._tokenizer = tokenizer
 
 
-def _versions(backbone: PreTrainedModel) -> dict[str, tuple[int, int]]:
-    """Which tensor each weight is, and how often torch has seen it written into; not of those that are offloaded."""
+def _weight_fingerprint(backbone: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Identity and in-place version of every weight, to detect changes; offloaded weights are skipped."""
     weights = backbone.named_parameters()
     return {name: (id(weight), weight._version) for name, weight in weights if not weight.is_meta}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -19,6 +19,23 @@ PROMPTS = {
 
 class TokenizerNotFoundError(ValueError):
     """A model source without a tokenizer."""
+
+
+class TextError(ValueError):
+    """A text that cannot be embedded.
+
+    Args:
+        index: Which text of the list at hand it is.
+        problem: What was expected of it, and what came.
+    """
+
+    def __init__(self, index: int, problem: str):
+        super().__init__(f"texts[{index}]: {problem}")
+        self.index, self.problem = index, problem
+
+    def renumbered(self, index: int) -> TextError:
+        """Return the same error of the text of this number in a longer list, of which the list at hand is a part."""
+        return TextError(index, self.problem)
 
 
 def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -63,12 +80,12 @@ def stream_texts(texts: str | Iterable[str]) -> Iterator[str]:
     return map(_checked_text, itertools.count(), [texts] if isinstance(texts, str) else texts)
 
 
-def _checked_text(i: int, text: str) -> str:
+def _checked_text(index: int, text: str) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"texts[{i}]: expected a string; got {text!r} of type {type(text).__name__}.")
+        raise TypeError(f"texts[{index}]: expected a string; got {text!r} of type {type(text).__name__}.")
     if not text:
-        raise ValueError(f"texts[{i}]: expected a text to embed; got an empty string. Leave it out.")
-    _check_unicode(f"texts[{i}]", text)
+        raise TextError(index, "expected a text to embed; got an empty string. Leave it out.")
+    _check_unicode(f"texts[{index}]", text)
     return text
 
 
@@ -97,7 +114,6 @@ def tokenize(
     texts: Sequence[str],
     template: str,
     max_length: int,
-    numbers: Sequence[int] | None = None,
 ) -> tuple[list[list[int]], int]:
     """Tokenise each text inside the template; a text too long loses its end, the template nothing.
 
@@ -109,12 +125,12 @@ def tokenize(
         texts: The texts.
         template: A string with `{text}` exactly once.
         max_length: The most tokens that a filled template may have, special tokens included.
-        numbers: Numbers of the texts, for errors. None: 0, 1, 2, ...
 
     Returns:
         The token ids of each text, and how many texts were cut.
 
     Raises:
+        TextError: If the tokenizer finds no token in a text.
         ValueError: If not one character of a text fits beside the template.
     """
     head, tail = template.split(TEXT)
@@ -124,26 +140,25 @@ def tokenize(
         return tokenizer([head + text + tail for text in texts], verbose=False)["input_ids"]
 
     ids = token_ids(texts) if texts else []
-    if without := [i for i, text_ids in enumerate(ids) if not text_ids]:
-        number = without[0] if numbers is None else numbers[without[0]]
-        raise ValueError(
-            f"texts[{number}]: expected a text with tokens; the tokenizer finds none in {texts[without[0]]!r}."
-        )
-    too_long = [i for i, text_ids in enumerate(ids) if len(text_ids) > max_length]
-    for i in too_long:
-        text = texts[i]
-
-        def num_tokens(end: int, text: str = text) -> int:
-            return len(token_ids([text[:end]])[0])
-
-        end = max_length  # a bound on what fits, found from below: a long document is not tokenised over and over
-        while end < len(text) and num_tokens(end) <= max_length:
-            end *= 2
-        kept = bisect.bisect_right(range(1, min(end, len(text)) + 1), max_length, key=num_tokens)
+    if without := [index for index, text_ids in enumerate(ids) if not text_ids]:
+        text = texts[without[0]]
+        raise TextError(without[0], f"expected a text with tokens; the tokenizer finds none in {text!r}.")
+    too_long = [index for index, text_ids in enumerate(ids) if len(text_ids) > max_length]
+    for index in too_long:
+        kept = _num_characters_that_fit(texts[index], max_length, lambda text: len(token_ids([text])[0]))
         if kept == 0:
             raise ValueError(
                 f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt "
                 f"{template!r} alone takes {len(token_ids([''])[0])} tokens. Raise max_length or shorten the prompt."
             )
-        ids[i] = token_ids([text[:kept]])[0]
+        ids[index] = token_ids([texts[index][:kept]])[0]
     return ids, len(too_long)
+
+
+def _num_characters_that_fit(text: str, max_length: int, num_tokens: Callable[[str], int]) -> int:
+    """Return how long the longest beginning of a text is that has no more tokens than `max_length`."""
+    end = max_length  # a bound on what fits, found from below: a long document is not tokenised over and over
+    while end < len(text) and num_tokens(text[:end]) <= max_length:
+        end *= 2
+    ends = range(1, min(end, len(text)) + 1)
+    return bisect.bisect_right(ends, max_length, key=lambda end: num_tokens(text[:end]))

@@ -40,20 +40,36 @@ class Moments:
         return torch.where(std > 1e-6 * self.mean.abs(), std, 1.0)
 
 
-def fitted(hidden: Moments, routing: Moments) -> dict[str, torch.Tensor]:
-    """Return the statistics of a corpus from the moments of its HS and RW, for `Statistics.store`.
+class StatisticsFit:
+    """Fits the statistics of a corpus from its HS and RW, which come in batches."""
 
-    Raises:
-        ValueError: If there are fewer than two texts.
-    """
-    if hidden.count < 2:
-        raise ValueError(f"texts: expected two or more to calibrate on; got {hidden.count}.")
-    return {
-        "hidden_mean": hidden.mean,
-        "hidden_std": hidden.std,
-        "routing_mean": routing.mean,
-        "routing_std": routing.std,
-    }
+    def __init__(self) -> None:
+        self._hidden, self._routing = Moments(), Moments()
+
+    def update(self, hidden: torch.Tensor, routing: torch.Tensor) -> None:
+        """Add the texts of a batch.
+
+        Args:
+            hidden: HS, of shape `(n, hidden_size)` with n >= 1.
+            routing: RW, of shape `(n, num_moe_layers, num_experts)`.
+        """
+        self._hidden.update(hidden)
+        self._routing.update(routing)
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """Return the statistics, as `Statistics.store` takes them.
+
+        Raises:
+            ValueError: If there are fewer than two texts.
+        """
+        if self._hidden.count < 2:
+            raise ValueError(f"texts: expected two or more to calibrate on; got {self._hidden.count}.")
+        return {
+            "hidden_mean": self._hidden.mean,
+            "hidden_std": self._hidden.std,
+            "routing_mean": self._routing.mean,
+            "routing_std": self._routing.std,
+        }
 
 
 class Statistics(nn.Module):
@@ -102,14 +118,14 @@ class Statistics(nn.Module):
             setattr(self, name, value)
 
     def forward(
-        self, hidden: torch.Tensor | None, routing: torch.Tensor | None, rows: list[int]
+        self, hidden: torch.Tensor | None, routing: torch.Tensor | None, routers: Sequence[int]
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return HS and RW of a batch, standardized.
 
         Args:
             hidden: HS, of shape `(batch_size, hidden_size)`. None: it was not read, and is not standardized.
-            routing: RW, of shape `(batch_size, len(rows), num_experts)`. None: as above.
-            rows: The routers that RW was read from.
+            routing: RW, of shape `(batch_size, len(routers), num_experts)`. None: as above.
+            routers: The routers that RW was read from, counted from 0.
 
         Raises:
             ValueError: If there are no statistics.
@@ -119,10 +135,12 @@ class Statistics(nn.Module):
                 "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Fit them "
                 "with model.calibrate(texts), or set config.standardize = False."
             )
-        return (
-            None if hidden is None else standardize(hidden, self.hidden_mean, self.hidden_std),
-            None if routing is None else standardize(routing, self.routing_mean[rows], self.routing_std[rows]),
-        )
+        if hidden is not None:
+            hidden = standardize(hidden, self.hidden_mean, self.hidden_std)
+        if routing is not None:
+            index = list(routers)
+            routing = standardize(routing, self.routing_mean[index], self.routing_std[index])
+        return hidden, routing
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,24 @@ from .hub_moee import hub_errors, optional_file, resolve_commit, warn_if_moved
 logger = get_logger(__name__)
 
 
-def load_backbone(
-    source: str, config: MoEEConfig, **kwargs: Any
-) -> tuple[PreTrainedModel, dict[str, Any], tuple[str, str] | None]:
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone, and where its weights are from.
+
+    Args:
+        backbone: The backbone.
+        info: transformers' report on its weights.
+        base: The repository on the Hub that a reference can name for them. None: there is none.
+        base_revision: Its commit.
+    """
+
+    backbone: PreTrainedModel
+    info: dict[str, Any]
+    base: str | None
+    base_revision: str | None
+
+
+def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackbone:
     """Load the backbone of a MoEE repository or a plain checkpoint, by transformers' own code for it.
 
     Args:
@@ -32,29 +48,15 @@ def load_backbone(
         config: Configuration of the MoEE model.
         kwargs: Those of `PreTrainedModel.from_pretrained`.
 
-    Returns:
-        The backbone, transformers' report on its weights, and the repository and commit that a reference can name for
-        them; None if there is none.
-
     Raises:
         OSError: If the weights cannot be had.
         ValueError: If they are not safetensors, damaged, or not all those of the backbone.
     """
     if config.base_model_name_or_path is not None:
-        source = config.base_model_name_or_path
-        if os.path.exists(source):
-            raise ValueError(
-                f"MoEEConfig.base_model_name_or_path: expected a repository on the Hub; {source!r} is also a folder "
-                "here, which would be read in its place. Work in another folder."
-            )
-        # both belong to the repository with the reference
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("subfolder", "adapter_kwargs")}
-        kwargs["revision"] = config.base_model_revision
-        kwargs["revision"] = resolve_commit(source, f"{source!r}, the backbone: ", **kwargs)
-        warn_if_moved(source, **kwargs)
+        source, kwargs = _resolve_reference(config, **kwargs)
     if kwargs.setdefault("use_safetensors", True) is not True:
         raise ValueError("use_safetensors: expected True, as pickled weights are never read; got False.")
-    # a weight of another shape is reported below, with those that are missing
+    # a weight of another shape is reported by `_check_loaded`, with those that are missing
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]), _report_on_failure():
@@ -66,7 +68,31 @@ def load_backbone(
         raise ValueError(
             f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
         ) from error
-    architecture = config.backbone_config.model_type
+    _check_loaded(source, backbone, info)
+    special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
+    is_root = kwargs["revision"] is not None and not special
+    return LoadedBackbone(backbone, info, source if is_root else None, kwargs["revision"] if is_root else None)
+
+
+def _resolve_reference(config: MoEEConfig, **kwargs: Any) -> tuple[str, dict[str, Any]]:
+    """Return the repository that a reference names for its weights, and how to load from there."""
+    source: Any = config.base_model_name_or_path
+    if os.path.exists(source):
+        raise ValueError(
+            f"MoEEConfig.base_model_name_or_path: expected a repository on the Hub; {source!r} is also a folder "
+            "here, which would be read in its place. Work in another folder."
+        )
+    # both belong to the repository with the reference
+    kwargs = {key: value for key, value in kwargs.items() if key not in ("subfolder", "adapter_kwargs")}
+    kwargs["revision"] = config.base_model_revision
+    kwargs["revision"] = resolve_commit(source, f"{source!r}, the backbone: ", **kwargs)
+    warn_if_moved(source, **kwargs)
+    return source, kwargs
+
+
+def _check_loaded(source: str, backbone: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raise `ValueError` unless all weights of a backbone were loaded; warn of those that were not read."""
+    architecture = backbone.config.model_type
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{source}: expected all weights of a {architecture} backbone; {len(missing)} are missing, the first "
@@ -84,16 +110,12 @@ def load_backbone(
             f"{architecture} backbone without them. That is right if they predict further tokens; else load the "
             "checkpoint with its own config.json."
         )
-    special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
-    origin = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
-    return backbone, info, origin
 
 
 @contextlib.contextmanager
 def _report_on_failure() -> Iterator[None]:
     """Hold back transformers' table of weights that do not fit, unless loading fails, whose error refers to it."""
     reports: list[logging.LogRecord] = []
-
     thread = threading.get_ident()
 
     def is_no_report(record: logging.LogRecord) -> bool:

@@ -8,7 +8,7 @@ from support.tiny_backbones import EXPERTS, HIDDEN, LAYERS, SUPPORTED, redraw, t
 from transformers import CONFIG_MAPPING, LlamaConfig, OlmoeConfig
 
 from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
-from moee_hf.model.backbone_moee import QUIRKS, REFUSED, _num_rows, find_routers, text_model
+from moee_hf.model.backbone_moee import QUIRKS, REFUSED, _num_rows, find_routers, text_model_of
 
 GENERATOR = torch.Generator().manual_seed(1)
 TEXTS = [torch.randint(4, 90, (length,), generator=GENERATOR) for length in (9, 5, 7)]
@@ -40,7 +40,7 @@ def expected_logits(text, router, x, state):
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_hidden_states_and_routing_weights(model_type):
     model = redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
-    text = text_model(model.model)
+    text = text_model_of(model.model)
     routers = [router for router, _ in find_routers(model.model)]
     inputs = {}
     hooks = [r.register_forward_pre_hook(lambda m, args: inputs.__setitem__(m, args[0].detach())) for r in routers]
@@ -80,7 +80,7 @@ def test_hidden_layers(model_type):
     """A hidden layer is the `hidden_states` of transformers, where an architecture has one state per token."""
     model = redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
     with torch.no_grad():
-        states = text_model(model.model)(input_ids=TEXTS[0][None], output_hidden_states=True).hidden_states
+        states = text_model_of(model.model)(input_ids=TEXTS[0][None], output_hidden_states=True).hidden_states
     assert len(states) == model.num_layers + 1
     for layer, state in enumerate(states):
         model.config.hidden_layer = layer
@@ -110,17 +110,17 @@ def test_quirks_are_real():
     for model_type in QUIRKS:
         composite = "ernie4_5_vl_moe" if model_type == "ernie4_5_vl_moe_text" else model_type
         model = MoEEModel(MoEEConfig(backbone_config=tiny_config(composite)))
-        text = text_model(model.model)
+        text = text_model_of(model.model)
         with torch.no_grad():
             recorded = text(input_ids=TEXTS[0][None], output_router_logits=True).router_logits
         quirk = QUIRKS[model_type]
         if quirk.classes:
             assert len(recorded) != model.config.router_shape[0]
-        if quirk.probabilities:
+        if quirk.returns_probabilities:
             assert torch.allclose(recorded[0].sum(-1), torch.ones(len(TEXTS[0])))
-        for name, value in quirk.required.items():
+        for name, value in quirk.required_config.items():
             assert getattr(text.config, name) == value
-        if quirk.width:
+        if quirk.num_experts_attr:
             assert _num_rows(find_routers(model.model)[0][0]) != recorded[0].shape[-1]
 
 

@@ -295,8 +295,25 @@ def test_saving_as_trainers_do(tmp_path):
     assert_same(embeddings(MoEEModel.from_pretrained(tmp_path / "gathered")), embeddings(model))
     model.save_pretrained(tmp_path / "other", is_main_process=False)
     assert not list((tmp_path / "other").glob("*.py"))
-    with pytest.raises(ValueError, match=r"use model.push_to_hub"):
-        model.save_pretrained(tmp_path / "pushed", push_to_hub=True)
+
+
+def test_saving_pushes_on_request(hub, tmp_path):
+    """As every `save_pretrained` of transformers: the files of the folder, and a card, in one commit."""
+    model = MoEEModel.from_pretrained(CHECKPOINT, alpha=0.5)
+    (tmp_path / "pushed").mkdir()
+    (tmp_path / "pushed" / "notes.txt").write_text("of before")
+    model.save_pretrained(
+        tmp_path / "pushed", push_to_hub=True, repo_id="author/saved", private=True, token="hf_author"
+    )
+    files = {path.name for path in (tmp_path / "pushed").iterdir()}
+    assert hub.files("author/saved").keys() - {".gitattributes"} == files - {"notes.txt"}
+    assert {"model.safetensors", "handler.py", "modeling_moee.py", "tokenizer.json", "README.md"} <= files
+    assert hub.repositories["author/saved"].private
+    again = MoEEModel.from_pretrained("author/saved")
+    assert again.config.alpha == 0.5
+    assert_same(again.encode(TEXTS), model.encode(TEXTS))
+    model.save_pretrained(tmp_path / "named", push_to_hub=True)
+    assert "model.safetensors" in hub.files("author/named")
 
 
 def test_damaged_weights_are_an_error_that_names_the_folder(tmp_path):

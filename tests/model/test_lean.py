@@ -1,5 +1,7 @@
 """`encode` computes no more than it reads, and gets the vectors of `forward`, which computes everything."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,11 @@ from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from moee_hf import MoEEConfig, MoEEModel
 from moee_hf.model import batching_moee, experts_moee
-from moee_hf.model.backbone_moee import last_token_modules, text_model
-from moee_hf.model.batching_moee import Batches, rounded_up, windows
+from moee_hf.model.backbone_moee import last_token_modules, text_model_of
+from moee_hf.model.batching_moee import Batches, padded_length, windows
 from moee_hf.model.capture_moee import _active
 from moee_hf.model.inference_moee import pad, run_batch, run_prefix
-from moee_hf.model.prefix_moee import PrefixCache, common_prefix
+from moee_hf.model.prefix_moee import can_cache_prefix, common_prefix
 
 GENERATOR = torch.Generator().manual_seed(2)
 HEAD = [5, 6, 7, 8, 9]
@@ -44,13 +46,13 @@ def tiny_model(model_type, **changes):
 
 def expert_modules(model):
     """Those of the text model that have transformers' interface of experts."""
-    return [module for module in text_model(model.model).modules() if hasattr(module, "_is_expert_parallel")]
+    return [module for module in text_model_of(model.model).modules() if hasattr(module, "_is_expert_parallel")]
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_what_is_spared_by_architecture(model_type):
     model = tiny_model(model_type)
-    assert (len(last_token_modules(model.model)), PrefixCache.suits(model.model)) == ARCHITECTURES[model_type]
+    assert (len(last_token_modules(model.model)), can_cache_prefix(model.model)) == ARCHITECTURES[model_type]
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
@@ -61,7 +63,7 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
         "eager" if model_type == "openai_privacy_filter" else experts_moee.EXPERTS_IMPLEMENTATION
     )  # transformers' default for it
     assert {module.config._experts_implementation for module in expert_modules(model)} <= {expected}
-    rows = model.config.router_rows
+    rows = model.config.router_indices
     for pooling in ("lasttoken", "mean", "weightedmean"):
         model.config.pooling = pooling
         for layer in (-1, 2):
@@ -76,11 +78,12 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
                     raise
                 monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
                 for read, hidden in ((rows, True), (rows[:1], False), ([], True)):
-                    captures = [run_batch(model, pad(IDS), read, hidden, lean=True)]
-                    if PrefixCache.suits(model.model):
-                        cache = run_prefix(model, HEAD, read, hidden)
+                    wanted = replace(model.wanted(), routers=tuple(read), hidden=hidden)
+                    captures = [run_batch(model, pad(IDS), wanted, lean=True)]
+                    if can_cache_prefix(model.model):
+                        prefix = run_prefix(model, HEAD, wanted)
                         rest = pad([ids[len(HEAD) :] for ids in IDS])
-                        captures += [run_batch(model, rest, read, hidden, lean=True, cache=cache) for _ in range(2)]
+                        captures += [run_batch(model, rest, wanted, lean=True, prefix=prefix) for _ in range(2)]
                     for capture in captures:
                         if hidden:
                             torch.testing.assert_close(capture.hidden, plain.pooled_hidden_state, atol=1e-5, rtol=0)
@@ -144,7 +147,7 @@ LONGROPE = {
 )
 def test_a_prompt_that_depends_on_the_text_is_not_shared(changes):
     config = tiny_config("olmoe", **changes)
-    assert not PrefixCache.suits(MoEEModel(MoEEConfig(backbone_config=config)).model)
+    assert not can_cache_prefix(MoEEModel(MoEEConfig(backbone_config=config)).model)
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
@@ -205,7 +208,7 @@ def test_only_texts_read_both_ways_need_a_mask(model_type, changes, needed):
     for name, value in changes.items():
         setattr(config.get_text_config(), name, value)
     model, masks = redraw(MoEEModel(MoEEConfig(backbone_config=config))), []
-    text_model(model.model).register_forward_pre_hook(
+    text_model_of(model.model).register_forward_pre_hook(
         lambda module, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
     )
     with torch.no_grad():
@@ -213,8 +216,8 @@ def test_only_texts_read_both_ways_need_a_mask(model_type, changes, needed):
     assert [mask is not None for mask in masks] == [needed]
 
 
-def test_rounded_up():
-    assert [rounded_up(length) for length in (1, 15, 17, 33, 36, 63, 65, 512)] == [1, 15, 18, 36, 36, 64, 72, 512]
+def test_padded_length():
+    assert [padded_length(length) for length in (1, 15, 17, 33, 36, 63, 65, 512)] == [1, 15, 18, 36, 36, 64, 72, 512]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -227,7 +230,7 @@ def test_batches_in_half_precision_have_few_lengths(dtype):
     model.encode(texts, prompt_name="none", batch_size=8)
     of_texts = sorted(model.tokenize(texts, prompt_name="none")["attention_mask"].sum(dim=1).tolist(), reverse=True)
     longest = of_texts[::8]
-    assert lengths == (longest if dtype == torch.float32 else [min(rounded_up(length), 75) for length in longest])
+    assert lengths == (longest if dtype == torch.float32 else [min(padded_length(length), 75) for length in longest])
     assert len(set(lengths)) > 5
 
 
