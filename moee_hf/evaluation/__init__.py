@@ -8,6 +8,7 @@ if find_spec("mteb") is None:
 from .encoder import MoEEEncoder, encoders
 from .features import Corpus, Features
 from .scores import Score, evaluate, table
-from .tasks import get_tasks, local_tasks
+from .task_files import local_tasks
+from .tasks import get_tasks
 
 __all__ = ["Corpus", "Features", "MoEEEncoder", "Score", "encoders", "evaluate", "get_tasks", "local_tasks", "table"]

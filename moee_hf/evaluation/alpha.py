@@ -38,8 +38,8 @@ def choose_alpha(
     targets = [hidden, routing] if gold is None else [gold]
     if len(hidden) < 3 or any(np.ptp(values) == 0 for values in (hidden, routing, *targets)):
         raise ValueError(
-            "--fit-alpha: expected three pairs or more that differ in HS, in RW and in score; got "
-            f"{len(hidden)} that do not."
+            "choose_alpha: expected three pairs or more that differ in HS, in RW and in score; got "
+            f"{len(hidden)} that do not. Give others."
         )
 
     def quality(alpha: float) -> float:
@@ -62,6 +62,6 @@ def read_development_set(path: str) -> tuple[list[str], list[str], list[float]]:
         OSError: If it cannot be read.
     """
     if "test" in re.split(r"[\W_]+", Path(path).name.lower()):
-        raise ValueError(f"--fit-alpha: expected a development set; got a test set, {path}.")
+        raise ValueError(f"{path}: expected a development set; got a test set, by its name. Name another file.")
     first, second, gold = read_fields(path, {"sentence1": str, "sentence2": str, "score": (int, float)}).values()
     return first, second, gold

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-from ..model.functional_moee import check_alpha, combine, similarity, similarity_pairwise
+from ..model.functional_moee import combine, similarity, similarity_pairwise
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import TEXT
 from .features import Corpus, Features, random_weights
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 class MoEEEncoder:
     """A MoEE model as an encoder of mteb, for `mteb.evaluate`.
+
+    A prompt is a name or a template, and alpha the weight of RW beside HS in `"sum"`:
+
+        MoEEEncoder(model, prompt="prompteol")
+        MoEEEncoder(model, prompt='The topic of "{text}" in one word:"', combination="sum", alpha=0.5)
 
     Variants of an encoder share its features, so that a text is read once, whatever is made of it:
 
@@ -39,7 +44,7 @@ class MoEEEncoder:
         alpha: Weight of RW in `"sum"`.
         standardize: Whether to standardize HS and RW; with a corpus, yes.
         corpus: Texts whose statistics they are standardized with, in place of the model's own.
-        kwargs: Those of `Features`, of a model.
+        kwargs: Those of `Features`, such as `prompt`; of a model only.
 
     Raises:
         ValueError: If an option takes no such value.
@@ -59,14 +64,12 @@ class MoEEEncoder:
         if isinstance(model, Features) and kwargs:
             raise TypeError(f"MoEEEncoder: expected {', '.join(kwargs)} with a model; got features, which are made.")
         self.features = model if isinstance(model, Features) else Features(model, **kwargs)
-        config = self.features.model.config
         self._options = {"combination": combination, "alpha": alpha, "standardize": standardize, "corpus": corpus}
-        self.combination = config.combination if combination is None else combination
-        self.alpha = config.alpha if alpha is None else alpha
-        self.standardize = config.standardize or corpus is not None if standardize is None else standardize
+        if corpus is not None and standardize is None:
+            standardize = True
+        mix = self.features.model.config.mix(combination, alpha, standardize)
+        self.combination, self.alpha, self.standardize = mix.combination, mix.alpha, mix.standardize
         self.corpus = corpus
-        config.embedding_size_for(self.combination)
-        check_alpha("alpha", self.alpha)
 
     def variant(self, **options: Any) -> MoEEEncoder:
         """Return an encoder of the same features with another `combination`, `alpha`, `standardize` or `corpus`."""
@@ -168,8 +171,8 @@ def encoders(
     """
     if control and corpus is None and model.config.standardize:
         raise ValueError(
-            "--control: expected texts to calibrate on beside it (--calibrate FILE); got a model with statistics of "
-            "its own, which are not those of random weights."
+            "control: expected texts to calibrate on beside it, a corpus; got a model with statistics of its own, "
+            "which are not those of random weights."
         )
     standards: list[dict[str, Any]] = [{}] if corpus is None else [{"standardize": False}, {"corpus": corpus}]
     networks = [model, random_weights(model)] if control else [model]

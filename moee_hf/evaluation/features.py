@@ -5,28 +5,33 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
-import uuid
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ..files.folders import sha256
 from ..info import ModelInfo, dtype_name, model_info
-from ..model.backbone_moee import layer_to_read
-from ..model.hub_moee import alias_of
+from ..model.functional_moee import split_concat
 from ..model.modeling_moee import MoEEModel
-from ..model.pretrained_moee import CHOICE_FIELDS
-from ..model.prompts_moee import PROMPTS, TEXT
-from ..model.statistics_moee import Moments, Statistics, fitted
+from ..model.prompts_moee import PROMPTS
+from ..model.statistics_moee import Statistics, StatisticsFit
+from .identity import digest_of_tensors, identity_of
+from .store import folder_in_store, read_vectors, write_vectors
 
-logger = logging.getLogger(__name__)
+
+class Corpus:
+    """Texts to fit statistics on, known by their digest.
+
+    Args:
+        texts: The texts.
+    """
+
+    def __init__(self, texts: Sequence[str]):
+        self.texts = texts
+        self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
 
 
 class Features:
@@ -53,15 +58,14 @@ class Features:
         random: bool = False,
         **fields: Any,
     ):
-        self.model = _reconfigured(model, {name: value for name, value in fields.items() if value is not None})
-        by_name = prompt is None or TEXT not in prompt
-        self.template = self.model._template(prompt if by_name else None, None if by_name else prompt)
+        self.model = model.with_config(**{name: value for name, value in fields.items() if value is not None})
+        self.template = self.model.config.find_prompt(prompt)
         names = {template: name for name, template in (PROMPTS | (self.model.config.prompts or {})).items()}
         self.prompt = names.get(self.template, self.template)
         self.random = random
         self._batch_size, self._store = batch_size, store
-        self._rows: dict[str, np.ndarray] | None = None
-        self._statistics: dict[str, Statistics] = {}
+        self._vectors: dict[str, np.ndarray] | None = None  # HS and RW by text, as "concat" has them
+        self._statistics: dict[str, Statistics] = {}  # by the digest of a corpus
 
     def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return HS of shape `(n, hidden_size)` and RW of shape `(n, num_moe_layers, num_experts)`, on the CPU.
@@ -69,44 +73,38 @@ class Features:
         Raises:
             ValueError: If a text cannot be embedded.
         """
+        if self._vectors is None:
+            self._vectors = {} if self._folder is None else read_vectors(self._folder)
+        if missing := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
+            self._vectors.update(zip(missing, self._read(missing), strict=True))
         config = self.model.config
-        if self._rows is None:
-            self._rows = {} if self._folder is None else _read_store(self._folder)
-        if missing := [text for text in dict.fromkeys(texts) if text not in self._rows]:
-            rows: Any = self.model.encode(
-                missing, prompt=self.template, batch_size=self._batch_size, combination="concat", standardize=False
-            )
-            self._rows.update(zip(missing, rows, strict=True))
-            if self._folder is not None:
-                _write_store(self._folder, missing, rows, config.hidden_size, self.choices)
-        hidden, routing = np.split(np.stack([self._rows[text] for text in texts]), [config.hidden_size], axis=1)
-        shape = (len(texts), len(config.router_rows), config.router_shape[1])
-        return torch.from_numpy(hidden), torch.from_numpy(routing).reshape(shape)
+        vectors = torch.from_numpy(np.stack([self._vectors[text] for text in texts]))
+        return split_concat(vectors, config.hidden_size, (len(config.router_indices), config.router_shape[1]))
 
     def standardized(
         self, hidden: torch.Tensor, routing: torch.Tensor, corpus: Corpus | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Standardize HS and RW with the statistics of a corpus, fitted at first use. None: with the model's own."""
-        rows = self.model.config.router_rows
+        routers = self.model.config.router_indices
         if corpus is None:
             self.model.check_calibration(self.template)
-            return self.model.statistics(hidden, routing, rows)
+            return self.model.statistics(hidden, routing, routers)
         if corpus.digest not in self._statistics:
-            h, r = Moments(), Moments()
-            for moments, values in zip((h, r), self(corpus.texts), strict=True):
-                moments.update(values)
+            fit = StatisticsFit()
+            fit.update(*self(corpus.texts))
             statistics = Statistics(hidden.shape[1], routing.shape[1:])
-            statistics.store(**fitted(h, r))
+            statistics.store(**fit.result())
             self._statistics[corpus.digest] = statistics
-        return self._statistics[corpus.digest](hidden, routing, list(range(len(rows))))
+        # these are of the routers that were read, and of no others
+        return self._statistics[corpus.digest](hidden, routing, list(range(len(routers))))
 
     def statistics_digest(self, corpus: Corpus | None) -> str:
         """Return what the statistics are known by: the corpus, or their own numbers."""
-        return _digest(self.model.statistics)[:8] if corpus is None else corpus.digest
+        return digest_of_tensors(self.model.statistics)[:8] if corpus is None else corpus.digest
 
     def clear(self) -> None:
         """Forget the texts and their features; the memory is free again."""
-        self._rows = None
+        self._vectors = None
 
     @cached_property
     def choices(self) -> dict[str, Any]:
@@ -134,40 +132,24 @@ class Features:
         return model_info(self.model.config)
 
     @cached_property
-    def identity(self) -> tuple[str, str]:
-        """Name and revision of the model: its id and commit on the Hub; or its folder and a digest of the files there.
-
-        Of a model that was made or changed in memory, a digest of its weights.
-        """
-        model, source = self.model, str(self.model.name_or_path)
-        path = Path(source)
-        if not self.random and (not source or model.weights_changed):
-            return f"memory/{path.name or self.info.model_type}", _digest(model.model)
-        if not path.is_dir():
-            return source, model._hub_kwargs["revision"]
-        files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix != ".md"]
-        name = f"moee_hf/{alias}" if (alias := alias_of(source)) else f"local/{path.resolve().name}"
-        return name, _digest_of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    def identity(self) -> tuple[str, str | None]:
+        """Name and revision of the model, see `identity_of`."""
+        return identity_of(self.model, self.random)
 
     @cached_property
     def _folder(self) -> Path | None:
         if self._store is None:
             return None
-        name, revision = self.identity
-        digest = hashlib.sha256(json.dumps([name, revision, self.template, self.choices]).encode()).hexdigest()[:8]
-        return self._store / f"{name.replace('/', '--')}-{'random' if self.random else 'trained'}-{digest}"
+        return folder_in_store(self._store, self.identity, self.template, self.choices, self.random)
 
-
-class Corpus:
-    """Texts to fit statistics on, known by their digest.
-
-    Args:
-        texts: The texts.
-    """
-
-    def __init__(self, texts: Sequence[str]):
-        self.texts = texts
-        self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
+    def _read(self, texts: list[str]) -> np.ndarray:
+        """Let the model read texts, and keep what it makes of them in the store."""
+        vectors: Any = self.model.encode(
+            texts, prompt=self.template, batch_size=self._batch_size, combination="concat", standardize=False
+        )
+        if self._folder is not None:
+            write_vectors(self._folder, texts, vectors, self.model.config.hidden_size, self.choices)
+        return vectors
 
 
 def random_weights(model: MoEEModel) -> MoEEModel:
@@ -175,58 +157,5 @@ def random_weights(model: MoEEModel) -> MoEEModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         other = MoEEModel(copy.deepcopy(model.config)).to(model.device, model.dtype).eval()
-    other.tokenizer, other._hub_kwargs = model.tokenizer, model._hub_kwargs
+    other.tokenizer, other.origin = model.tokenizer, model.origin
     return other
-
-
-def _reconfigured(model: MoEEModel, fields: dict[str, Any]) -> MoEEModel:
-    """A model that shares the weights of this one, with a configuration and statistics of its own."""
-    if unknown := sorted(fields.keys() - CHOICE_FIELDS):
-        known = ", ".join(sorted(CHOICE_FIELDS))
-        raise ValueError(f"Features: expected choices of MoEEConfig ({known}); got {unknown[0]!r}.")
-    other = copy.copy(model)
-    other._modules = dict(model._modules)
-    other.config, other.statistics = copy.deepcopy(model.config), copy.deepcopy(model.statistics)
-    for name, value in fields.items():
-        setattr(other.config, name, value)
-    layer_to_read(other.config.hidden_layer, other.num_layers)
-    _ = other.config.router_rows
-    return other
-
-
-def _digest(module: torch.nn.Module) -> str:
-    """A digest of the tensors of a module; those that are offloaded count by name."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        if not tensor.is_meta:
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:40]
-
-
-@lru_cache(maxsize=16)
-def _digest_of_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """A digest of files, which are read again if their size or time changes."""
-    return hashlib.sha256(json.dumps([(path.name, sha256(path)) for path, _, _ in files]).encode()).hexdigest()[:40]
-
-
-def _read_store(folder: Path) -> dict[str, np.ndarray]:
-    rows: dict[str, np.ndarray] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                parts = [file.get_tensor(name) for name in ("hidden_state", "router_weights")]
-                rows.update(zip(json.loads(file.metadata()["texts"]), np.concatenate(parts, axis=1), strict=True))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            logger.warning("%s: expected kept vectors; it cannot be read as such (%s). Left out.", path, error)
-    return rows
-
-
-def _write_store(folder: Path, texts: list[str], rows: np.ndarray, hidden_size: int, choices: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    hidden, routing = (np.ascontiguousarray(part) for part in np.split(rows, [hidden_size], axis=1))
-    path = folder / f"{uuid.uuid4().hex[:16]}.safetensors"  # never over another
-    partial = path.with_suffix(".partial")
-    metadata = {"texts": json.dumps(texts), "choices": json.dumps(choices)}
-    save_file({"hidden_state": hidden, "router_weights": routing}, partial, metadata=metadata)
-    partial.replace(path)  # complete, or not there

@@ -25,7 +25,7 @@ def split_of(task: Any) -> Any:
     """
     if list(task.hf_subsets) != ["default"] or len(task.eval_splits) != 1:
         raise ValueError(
-            f"--tasks: expected tasks of one language and one split; got {task.metadata.name!r} with "
+            f"tasks: expected tasks of one language and one split; got {task.metadata.name!r} with "
             f"{', '.join(task.hf_subsets)} and {', '.join(task.eval_splits)}."
         )
     if not task.data_loaded:

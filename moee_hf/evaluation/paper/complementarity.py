@@ -58,7 +58,7 @@ def complementarity(
         encoder: Of the model.
         tasks: Tasks of STS, pair classification or clustering; errors are those of STS.
         clusters: Clusters of k-means, of the distinct texts of a task.
-        tolerance: What makes an error, see `errors`.
+        tolerance: What makes an error, see `misranked`.
 
     Returns:
         A row for each task: agreement of the clusters, the share of pairs that HS and RW are wrong about, and of all
@@ -67,33 +67,47 @@ def complementarity(
     Raises:
         ValueError: If a task is of another type, or has fewer texts than there are clusters.
     """
-    rows: list[list[Cell]] = []
-    for task in tasks:
-        name = task.metadata.name
-        if has_pairs(task):
-            first, second = pairs_of(task)
-            texts = first + second
-        elif isinstance(task, AbsTaskClusteringLegacy):
-            texts = [text for texts in split_of(task)["sentences"] for text in texts]
-        else:
-            raise ValueError(
-                f"--tasks: expected tasks of STS, pair classification or clustering, those of one clustering "
-                f"per set (not .v2); got {name!r}."
-            )
-        texts = list(dict.fromkeys(texts))
-        if len(texts) < clusters:
-            raise ValueError(f"--clusters: expected at most {len(texts)}, the texts of {name}; got {clusters}.")
-        labels = [
-            KMeans(clusters, n_init=1, random_state=0).fit_predict(encoder.variant(combination=part).embed(texts))
-            for part in ("hs", "rw")
-        ]
-        clustered = agreement(*labels)
-        wrong: list[Cell] = [None, None, None]
-        if isinstance(task, AbsTaskSTS):
-            gold = np.asarray(split_of(task)["score"])
-            hs, rw = (misranked(of, gold, tolerance) for of in similarities(encoder, first, second).values())
-            either = (hs | rw).sum()
-            wrong = [100 * float(hs.mean()), 100 * float(rw.mean()), 100 * float((hs ^ rw).sum() / max(either, 1))]
-        rows.append([name, clustered["ami"], clustered["nmi"], clustered["jaccard"], 100 * clustered["exact"], *wrong])
+    rows = [_row(encoder, task, clusters, tolerance) for task in tasks]
     header = ["task", "AMI", "NMI", "Jaccard", "exact match", "errors of HS", "errors of RW", "errors of one only"]
     return Table(header, rows)
+
+
+def _row(encoder: MoEEEncoder, task: AbsTask, clusters: int, tolerance: float) -> list[Cell]:
+    texts = _texts(task)
+    if len(texts) < clusters:
+        raise ValueError(
+            f"clusters: expected at most {len(texts)}, the texts of {task.metadata.name}; got {clusters}."
+        )
+    labels = [
+        KMeans(clusters, n_init=1, random_state=0).fit_predict(encoder.variant(combination=part).embed(texts))
+        for part in ("hs", "rw")
+    ]
+    found = agreement(*labels)
+    clustered = [found["ami"], found["nmi"], found["jaccard"], 100 * found["exact"]]
+    return [task.metadata.name, *clustered, *_errors(encoder, task, tolerance)]
+
+
+def _texts(task: AbsTask) -> list[str]:
+    """The distinct texts of a task."""
+    if has_pairs(task):
+        first, second = pairs_of(task)
+        texts = first + second
+    elif isinstance(task, AbsTaskClusteringLegacy):
+        texts = [text for texts in split_of(task)["sentences"] for text in texts]
+    else:
+        raise ValueError(
+            "tasks: expected tasks of STS, pair classification or clustering, those of one clustering per set (not "
+            f".v2); got {task.metadata.name!r}."
+        )
+    return list(dict.fromkeys(texts))
+
+
+def _errors(encoder: MoEEEncoder, task: AbsTask, tolerance: float) -> list[Cell]:
+    """The errors of HS, of RW, and of one of the two only, in percent; None but for STS."""
+    if not isinstance(task, AbsTaskSTS):
+        return [None, None, None]
+    gold = np.asarray(split_of(task)["score"])
+    found = similarities(encoder, *pairs_of(task))
+    hidden, routing = (misranked(found[part], gold, tolerance) for part in ("hs", "rw"))
+    only_one = (hidden ^ routing).sum() / max((hidden | routing).sum(), 1)
+    return [100 * float(hidden.mean()), 100 * float(routing.mean()), 100 * float(only_one)]

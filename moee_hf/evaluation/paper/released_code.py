@@ -34,7 +34,7 @@ def router_activation(model_type: str) -> str:
     """
     activations = {"deepseek": "softmax", "olmoe": "logits", "qwen2_moe": "logits"}
     if model_type not in activations:
-        raise ValueError(f"--released-code: expected a model of {', '.join(activations)}; got {model_type!r}.")
+        raise ValueError(f"released_code: expected a model of {', '.join(activations)}; got {model_type!r}.")
     return activations[model_type]
 
 

@@ -1,0 +1,52 @@
+"""What a model is known by: a name and a revision that change whenever its vectors may."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ..files.folders import sha256
+from ..model.hub_moee import alias_of
+from ..model.modeling_moee import MoEEModel
+
+
+def identity_of(model: MoEEModel, random: bool = False) -> tuple[str, str | None]:
+    """Return the name and the revision of a model.
+
+    Of a model on the Hub they are its id and commit; of a folder, its name and a digest of the files in it; of a model
+    that was made or changed in memory, a digest of its weights.
+
+    Args:
+        model: The model.
+        random: Whether its weights are those of `random_weights`; it is known by the model that it was made after.
+    """
+    source = model.origin.source
+    path = Path(source)
+    if not source or (model.weights_changed and not random):
+        return f"memory/{path.name or model.config.backbone_config.model_type}", digest_of_tensors(model.model)
+    if not path.is_dir():
+        return source, model.origin.revision
+    alias = alias_of(source)
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix != ".md"]
+    versions = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return f"moee_hf/{alias}" if alias else f"local/{path.resolve().name}", _digest_of_files(versions)
+
+
+def digest_of_tensors(module: torch.nn.Module) -> str:
+    """Return a digest of the tensors of a module; those that are offloaded count by name."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:40]
+
+
+@lru_cache(maxsize=16)
+def _digest_of_files(versions: tuple[tuple[Path, int, int], ...]) -> str:
+    """A digest of files, which are read again if their size or time changes."""
+    return hashlib.sha256(json.dumps([(path.name, sha256(path)) for path, _, _ in versions]).encode()).hexdigest()[:40]
