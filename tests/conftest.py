@@ -24,6 +24,7 @@ import torch
 import transformers
 from support import evaluation_data
 from support.common import CHECKPOINT
+from support.deprecations import raise_logged_deprecations
 from support.hub import Hub
 
 from moee_hf import MoEEModel
@@ -34,6 +35,7 @@ def quiet():
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     logging.getLogger("mteb").setLevel(logging.ERROR)
+    raise_logged_deprecations()
     torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
