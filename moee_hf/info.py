@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .model.backbone_moee import REFUSED, find_routers, text_model_of
 from .model.configuration_deepseek import DeepseekConfig
 from .model.configuration_moee import MoEEConfig
 from .model.functional_moee import COMBINATIONS
 from .model.modeling_moee import MoEEModel
+
+__all__ = ["ModelInfo", "dtype_name", "format_count", "model_info", "supported_backbones"]
 
 # where architectures keep the number of experts that a token visits
 _TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
@@ -60,18 +62,10 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         UnsupportedBackboneError: If MoEE cannot use the backbone.
     """
     model = MoEEModel.without_weights(config)
-    config = model.config
-    text = text_model_of(model.model)
+    config, text = model.config, text_model_of(model.model)
     num_moe_layers, num_experts = config.router_shape
     owners = (find_routers(model.model)[0][0], text.config, getattr(text.config, "ffn_config", None))
     top_k = next((k for name in _TOP_K for owner in owners if isinstance(k := getattr(owner, name, None), int)), None)
-    idle = 0.0
-    for name, weight in text.named_parameters():
-        # one tensor of all experts of a layer, or one tensor of one expert
-        if ".experts." in name or (weight.ndim == 3 and len(weight) == num_experts):
-            experts = len(weight) if weight.ndim == 3 else num_experts
-            idle += weight.numel() * (1 - (top_k or 0) / experts)
-    read = sum(weight.numel() for weight in text.parameters())
     return ModelInfo(
         model_type=config.backbone_config.model_type,
         num_layers=model.num_layers,
@@ -81,9 +75,21 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         hidden_size=config.hidden_size,
         embedding_sizes={combination: config.embedding_size_for(combination) for combination in COMBINATIONS},
         parameters=sum(weight.numel() for weight in model.model.parameters()),
-        active_parameters=None if top_k is None else read - round(idle),
+        active_parameters=None if top_k is None else _active_parameters(text, num_experts, top_k),
         dtype=config.backbone_config.dtype or torch.float32,
     )
+
+
+def _active_parameters(text_model: PreTrainedModel, num_experts: int, top_k: int) -> int:
+    """How many parameters a token visits: all but those of the experts that it is not sent to."""
+    active = 0.0
+    for name, weight in text_model.named_parameters():
+        share = 1.0
+        # one tensor of all experts of a layer, or one tensor of one expert
+        if ".experts." in name or (weight.ndim == 3 and len(weight) == num_experts):
+            share = top_k / (len(weight) if weight.ndim == 3 else num_experts)
+        active += weight.numel() * share
+    return round(active)
 
 
 def format_count(number: int) -> str:
