@@ -109,18 +109,19 @@ def add_complementarity_command(commands: Commands) -> None:
 def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     # on the processor, bfloat16 makes a score depend on the batch in its fourth digit, and is no faster
     add_model_flags(parser, dtype=None)
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of mteb's tasks (default: all in --data)")
-    parser.add_argument(
+    group = parser.add_argument_group("tasks", "arguments of moee_hf.evaluation.get_tasks")
+    group.add_argument("--tasks", nargs="+", metavar="TASK", help="names of mteb's tasks (default: all in --data)")
+    group.add_argument(
         "--data", metavar="FOLDER", help="tasks as files, such as sts/NAME.test.jsonl.gz (default: mteb's)"
     )
-    parser.add_argument("--split", help="part of the data to score on (default: the task's, mostly test)")
+    group.add_argument("--split", help="part of the data to score on (default: the task's, mostly test)")
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="for results, from which a later run resumes"
+    )
     parser.add_argument(
         "--vectors",
         metavar="FOLDER",
         help="keep HS and RW of the texts that are read, for later runs; in Python store",
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="FOLDER", help="for results, from which a later run resumes"
     )
     add_batch_size_flag(parser)
 

@@ -46,23 +46,20 @@ def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_model_flags(parser: argparse.ArgumentParser, dtype: str | None = "auto") -> None:
     """Add the model and how it is loaded; `dtype` None: float32 on the processor, else as stored."""
-    parser.add_argument(
+    group = parser.add_argument_group("model", "arguments of MoEEModel.from_pretrained; --device is its device_map")
+    group.add_argument(
         "--model",
         default=EMBEDDED,
         help=f"folder or Hub id of a MoEE repository or a plain MoE checkpoint (default: {EMBEDDED})",
     )
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument(
+    group.add_argument("--revision", help="branch, tag or commit on the Hub")
+    group.add_argument(
         "--dtype",
         default=dtype,
         choices=("auto", "float32", "bfloat16", "float16"),
-        help=f"of the weights (default: {dtype or 'float32 on the processor, else auto'}; auto: as they are stored)",
+        help=f"of the weights (default: {dtype or 'float32 on the processor, else auto'}); auto is as stored",
     )
-    parser.add_argument(
-        "--device",
-        help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu); in Python device_map of "
-        "MoEEModel.from_pretrained, which takes --revision and --dtype too",
-    )
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
 
 
 def add_prompt_flag(parser: argparse.ArgumentParser) -> None:
