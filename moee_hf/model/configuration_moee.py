@@ -30,7 +30,7 @@ class MoEEConfig(PreTrainedConfig):
             None: that of OLMoE-1B-7B.
         combination: What the embedding is made of: `"hs"`, `"rw"`, `"concat"` or `"sum"` (section 3.3).
         alpha: Weight of the routing similarity in `"sum"`, >= 0.
-        pooling: Which tokens speak for a text: `"lasttoken"`, `"mean"` or `"weightedmean"`.
+        pooling: How token values are pooled to one vector: `"lasttoken"`, `"mean"` or `"weightedmean"`.
         hidden_layer: The hidden state that is HS, counted as in `hidden_states` of transformers: 0 are the token
             embeddings, k is what layer k leaves, -1 is the last layer's after the final norm.
         router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do

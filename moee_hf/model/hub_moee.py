@@ -1,4 +1,4 @@
-"""What the Hub has, and where it does not give it, why, in one sentence."""
+"""Files and commits from the Hub, with one-sentence errors."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .backbone_moee import is_causal, layer_to_read
-from .capture_moee import Wanted, install_hooks
+from .capture_moee import Capture, Wanted, install_hooks
 from .configuration_moee import MoEEConfig
 from .functional_moee import Mix, combine, similarity, similarity_pairwise, split_concat
 from .inference_moee import input_device, pad, right_padded, run_batch, token_ids
@@ -96,9 +95,11 @@ class MoEEModel(MoEEPreTrainedModel):
         mix = self.config.mix(combination, alpha, standardize)
         batch = right_padded(input_ids, attention_mask, inputs_embeds)
         capture = run_batch(self, batch, self.wanted())
-        hidden, routing = capture.hidden, capture.routing_weights()  # [B, D], [B, L, E]
-        embeddings = self.combine(hidden, routing, mix)  # [B, N]
-        return MoEEModelOutput(embeddings=embeddings, pooled_hidden_state=hidden, router_weights=routing)
+        return MoEEModelOutput(
+            embeddings=self.combine(capture, mix),  # [B, N]
+            pooled_hidden_state=capture.hidden,  # [B, D]
+            router_weights=capture.routing_weights(),  # [B, L, E]
+        )
 
     def encode(
         self,
@@ -119,14 +120,16 @@ class MoEEModel(MoEEPreTrainedModel):
         Args:
             texts: One text, or several.
             prompt_name: Name of a prompt of the configuration. None: its `default_prompt_name`.
-            prompt: A template with `{text}` once, in place of a prompt by name.
+            prompt: A template with `{text}` once, in place of a prompt by name. For example, with
+                `'The essence of "{text}" is:"'` the text `A man.` is read as `The essence of "A man." is:"`.
             batch_size: The most texts per forward pass. None: as many as the device is fast with.
             show_progress_bar: None: on a terminal, once the work has taken some seconds.
             normalize_embeddings: Whether embeddings have length 1.
             convert_to_numpy: Whether to return an array. False: a list of tensors.
             convert_to_tensor: Whether to return one tensor, on the model's device, instead.
             combination: In place of the configuration's, here and below.
-            alpha: Weight of RW in `"sum"`.
+            alpha: Weight of RW in `"sum"`. For example, with 0.5 the cosine of two embeddings is that of their HS
+                plus half that of their RW, divided by 1.5.
             standardize: Whether to standardize HS and RW with the model's statistics.
 
         Returns:
@@ -180,14 +183,6 @@ class MoEEModel(MoEEPreTrainedModel):
             `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the CPU.
         """
         return pad(token_ids(self, check_texts(texts), self.config.resolve_prompt(prompt_name, prompt)))
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens of a text with its prompt: the configuration's, or what tokenizer and backbone allow."""
-        if self.config.max_length is not None:
-            return self.config.max_length
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return min(limit for limit in (self.tokenizer.model_max_length, positions) if limit)
 
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)
@@ -263,15 +258,15 @@ class MoEEModel(MoEEPreTrainedModel):
             activation=config.router_activation,
         )
 
-    def combine(self, hidden: Any, routing: Any, mix: Mix) -> torch.Tensor:
+    def combine(self, capture: Capture, mix: Mix) -> torch.Tensor:
         """Return the embeddings of a batch, of shape `(batch_size, embedding_size)`.
 
         Args:
-            hidden: HS, of shape `(batch_size, hidden_size)`; None where `mix` does not use it, here and below.
-            routing: RW, of shape `(batch_size, num_moe_layers, num_experts)`.
-            mix: How they become one vector.
+            capture: What a forward pass gave.
+            mix: How HS and RW become one vector.
         """
+        hidden, routing = capture.hidden, capture.routing_weights()
         if mix.standardize:
-            hidden, routing = self.statistics(hidden, routing, self.config.router_indices)
+            hidden, routing = self.statistics(hidden, routing, capture.wanted.routers)
         vectors = combine(hidden, routing, mix.combination, mix.alpha)
         return F.normalize(vectors, dim=-1) if mix.normalize else vectors

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 from transformers.utils import PushToHubMixin
-from transformers.utils.hub import create_and_tag_model_card
 
 from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
 from .experts_moee import use_fast_experts
 from .hub_moee import resolve_commit, resolve_source
 from .prompts_moee import load_tokenizer
-from .repository_moee import read_statistics, write_repository
+from .repository_moee import push_what_is_written, read_statistics, write_repository
 from .weights_moee import load_backbone
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# arguments of `push_to_hub`, which `save_pretrained(push_to_hub=True)` takes too
-_PUSH_KWARGS = ("commit_message", "commit_description", "create_pr", "revision", "token")
+_PUSH_KWARGS = ("repo_id", "private", "token", "revision", "create_pr", "commit_message", "commit_description")
 _tokenizer_lock = threading.Lock()
 
 
@@ -89,7 +86,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """Load a MoEE repository, or any plain MoE checkpoint, from a folder or the Hub.
 
         Args:
-            pretrained_model_name_or_path: Folder or Hub id; `"embedded"` is the small backbone in the package.
+            pretrained_model_name_or_path: Folder or Hub id, or a name that stands for a folder (`register_alias`).
             config: In place of the configuration at the source: a `MoEEConfig`, that of a backbone, or where to find
                 either.
             output_loading_info: Whether to return transformers' report on the weights too.
@@ -145,28 +142,25 @@ class MoEEPreTrainedModel(PreTrainedModel):
             save_directory: The folder; made if it is not there.
             is_main_process: Whether this process writes what is not weights.
             state_dict: Weights in place of the model's own, by their names in this model.
-            push_to_hub: Whether to push the files to the repository `repo_id` too (default: the folder's name).
-            kwargs: Those of `PreTrainedModel.save_pretrained`.
+            push_to_hub: Whether to push the files that it writes to the Hub too.
+            kwargs: Those of `PreTrainedModel.save_pretrained`, and to push, `repo_id` (default: the name of the
+                folder) and those of `push_to_hub`.
         """
-        push = push_to_hub and is_main_process
-        if push:
-            upload = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs}
-            repo_id, private = kwargs.pop("repo_id", Path(save_directory).name), kwargs.pop("private", None)
-            repo_id = HfApi().create_repo(repo_id, private=private, token=upload.get("token"), exist_ok=True).repo_id
-            os.makedirs(save_directory, exist_ok=True)
-            before = self._get_files_timestamps(save_directory)
+        context: Any = contextlib.nullcontext()
+        if push_to_hub:
+            push_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs}
+            context = push_what_is_written(self, save_directory, **push_kwargs) if is_main_process else context
         if state_dict is not None:
             prefix = f"{self.base_model_prefix}."
             state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        self.model.save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
-        if is_main_process:
-            config = copy.deepcopy(self.config)
-            config.base_model_name_or_path = config.base_model_revision = None
-            write_repository(self, config, save_directory)
-        if push:
-            card = create_and_tag_model_card(repo_id, self.model_tags, token=upload.get("token"))
-            card.save(Path(save_directory, "README.md"))
-            self._upload_modified_files(save_directory, repo_id, before, **upload)
+        with context:
+            self.model.save_pretrained(
+                save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+            )
+            if is_main_process:
+                config = copy.deepcopy(self.config)
+                config.base_model_name_or_path = config.base_model_revision = None
+                write_repository(self, config, save_directory)
 
     def save_reference(
         self,
@@ -265,6 +259,14 @@ class MoEEPreTrainedModel(PreTrainedModel):
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text with its prompt: the configuration's, or what tokenizer and backbone allow."""
+        if self.config.max_length is not None:
+            return self.config.max_length
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return min(limit for limit in (self.tokenizer.model_max_length, positions) if limit)
 
 
 def _weight_fingerprint(backbone: PreTrainedModel) -> dict[str, tuple[int, int]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
+from transformers.utils.hub import create_and_tag_model_card
 
 from .configuration_moee import MoEEConfig
 from .hub_moee import optional_file
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     # named so that they travel with the code: transformers ships what is imported in this way
     from .handler import EndpointHandler  # noqa: F401
     from .pipeline_moee import MoEEPipeline  # noqa: F401
+    from .pretrained_moee import MoEEPreTrainedModel
     from .sentence_moee import MoEETransformer  # noqa: F401
 
 logger = logging.get_logger(__name__)
@@ -28,14 +33,14 @@ logger = logging.get_logger(__name__)
 STATISTICS_NAME = "statistics.safetensors"
 
 
-def write_repository(model: Any, config: MoEEConfig, folder: str | os.PathLike[str]) -> None:
+def write_repository(model: MoEEPreTrainedModel, config: MoEEConfig, folder: str | os.PathLike[str]) -> None:
     """Write all but the weights of a MoEE model into a folder.
 
     These are the configuration, statistics, tokenizer, the code for `AutoModel` and `pipeline`, and what
     sentence-transformers reads.
 
     Args:
-        model: The `MoEEModel`.
+        model: The model.
         config: Its configuration, as it is to be stored.
         folder: The folder, which is there.
     """
@@ -52,6 +57,33 @@ def write_repository(model: Any, config: MoEEConfig, folder: str | os.PathLike[s
         logger.warning(f"{folder}: saved without a tokenizer. {error}")
     for name, content in _sentence_transformers_files(config).items():
         Path(folder, name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def push_what_is_written(
+    model: MoEEPreTrainedModel,
+    folder: str | os.PathLike[str],
+    repo_id: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    **commit: Any,
+) -> Iterator[None]:
+    """Push the files that are written into a folder inside the context, and a model card, in one commit.
+
+    Args:
+        model: The model that is saved there.
+        folder: The folder; made if it is not there.
+        repo_id: The repository; made if it is not there. None: the name of the folder.
+        private: Whether a new repository becomes private.
+        token: For the Hub.
+        commit: `revision`, `create_pr`, `commit_message` and `commit_description` of `push_to_hub`.
+    """
+    repo_id = HfApi().create_repo(repo_id or Path(folder).name, private=private, token=token, exist_ok=True).repo_id
+    os.makedirs(folder, exist_ok=True)
+    before = model._get_files_timestamps(folder)
+    yield
+    create_and_tag_model_card(repo_id, model.model_tags, token=token).save(Path(folder, "README.md"))
+    model._upload_modified_files(folder, repo_id, before, token=token, **commit)
 
 
 def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:

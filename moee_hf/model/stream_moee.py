@@ -78,7 +78,7 @@ def _embed(
     size = wanted.hidden * model.config.hidden_size + len(wanted.routers) * model.config.router_shape[1]
     embeddings = np.empty((len(texts), size), np.float32)
     for indices, capture in run_texts(model, texts, template, wanted, batches):
-        vectors = model.combine(capture.hidden, capture.routing_weights(), mix)  # [B, N]
+        vectors = model.combine(capture, mix)  # [B, N]
         if len(bad := (~vectors.isfinite().all(dim=1)).nonzero()):
             raise TextError(
                 indices[int(bad[0])],
