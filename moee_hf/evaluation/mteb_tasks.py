@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import mteb
 from mteb.abstasks import AbsTask
@@ -55,9 +56,17 @@ def task_called(stem: str, base: type[AbsTask], task_type: str, name: str | None
     """
     if name is not None and _has_usual_columns(task := mteb_task(name), base):
         return task
+    known = _usual_tasks(base, task_type)
+    found = next((known[name] for name in _names_of(stem, task_type) if name in known), None)
+    return None if found is None else mteb_task(found)
+
+
+@cache
+def _usual_tasks(base: type[AbsTask], task_type: str) -> dict[str, str]:
+    """The names of mteb's tasks of a class whose data have its usual columns, by what they are normalized."""
     known = mteb.get_tasks(task_types=[task_type], exclude_superseded=False)  # type: ignore[list-item]
-    by_name = {_normalized(task.metadata.name): task for task in known if _has_usual_columns(task, base)}
-    return next((by_name[name] for name in _names_of(stem, task_type) if name in by_name), None)
+    names = [task.metadata.name for task in known if _has_usual_columns(task, base)]
+    return {_normalized(name): name for name in names}
 
 
 def _names_of(stem: str, task_type: str, versions: Sequence[str] = ("",)) -> list[str]:

@@ -20,8 +20,10 @@ TEXTS = [
 
 def rows():
     """The rows of every file, by the file's path below the folder."""
-    draw = random.Random(0)
-    pairs = [(draw.choice(TEXTS), draw.choice(TEXTS)) for _ in range(60)]
+    # a seed with which no text lies so near the border of two topics that rounding decides which it is given
+    draw = random.Random(26)
+    # of different texts, each pair once: no two similarities are equal, so that rounding does not decide their ranks
+    pairs = draw.sample(list(itertools.combinations(TEXTS, 2)), 60)
     gold = [2.0 * (a[0] == b[0]) + draw.random() * 3 for a, b in pairs]
     sentences = [{"sentence1": a[1], "sentence2": b[1]} for a, b in pairs]
     labelled = [{"text": text, "label": topic} for topic, text in TEXTS]
@@ -31,9 +33,10 @@ def rows():
         topic, query = draw.choice(TEXTS)
         same, others = ([t for k, t in TEXTS if (k == topic) == there and t != query] for there in (True, False))
         candidates.append({"query": query, "positive": draw.sample(same, 2), "negative": draw.sample(others, 6)})
-        machine = draw.sample(same, 3) + draw.sample(others, 3)
+        good = draw.sample(same, 6)  # no summary is the text of a human one: they would be equally similar to it
+        machine = good[:3] + draw.sample(others, 3)
         relevance = [draw.randint(1, 5) for _ in machine]
-        parts = {"machine_summaries": machine, "human_summaries": draw.sample(same, 3), "relevance": relevance}
+        parts = {"machine_summaries": machine, "human_summaries": good[3:], "relevance": relevance}
         summaries.append({"text": query, **parts})
     return {
         "sts/stsb.test": [{**row, "score": score} for row, score in zip(sentences, gold, strict=True)],
@@ -47,6 +50,11 @@ def rows():
         "reranking/questions": candidates,
         "summarization/summeval.public": summaries,
     }
+
+
+def sides(pairs):
+    """The first and the second texts of rows of pairs."""
+    return [row["sentence1"] for row in pairs], [row["sentence2"] for row in pairs]
 
 
 def write(folder):

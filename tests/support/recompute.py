@@ -1,6 +1,6 @@
 """Recompute every number of a table of `moee evaluate --vectors` from the raw vectors, and print how far it is off.
 
-    python tests/recompute.py OUT/scores.csv --data DIR --vectors FOLDER [--corpus FILE]
+    PYTHONPATH=tests python -m support.recompute OUT/scores.csv --data DIR --vectors FOLDER [--corpus FILE]
 
 The table may have any of the rows and columns of `--prompt ... --combination ... --calibrate FILE --control random`.
 Nothing of the package is imported; the numbers come from `metrics`.

@@ -1,0 +1,123 @@
+"""A model as mteb takes one: its vectors, what it says about itself, and the choices that it is made with."""
+
+import mteb
+import numpy as np
+import pytest
+import torch
+from mteb.models import EncoderProtocol
+from support import evaluation_data, metrics
+from support.common import TEXTS
+from support.judge import CORPUS
+
+from moee_hf import MoEEModel
+from moee_hf.evaluation import Corpus, Features, MoEEEncoder, encoders, evaluate, local_tasks
+from moee_hf.evaluation.features import random_weights
+
+
+def test_mteb_takes_the_encoder(model, data):
+    encoder = MoEEEncoder(model, combination="rw")
+    assert isinstance(encoder, EncoderProtocol)
+    (task,) = local_tasks(data, ["stsb"])
+    result = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results[0]
+    rows = evaluation_data.rows()["sts/stsb.test"]
+    first, second = (
+        model.encode([row[side] for row in rows], combination="rw") for side in ("sentence1", "sentence2")
+    )
+    expected = metrics.spearmanr(metrics.cosines(first, second), [row["score"] for row in rows]).statistic
+    assert result.get_score() == pytest.approx(expected, abs=1e-4)
+    assert result.task_name == "STSBenchmark"
+
+
+def test_vectors_are_those_of_encode(model):
+    model.calibrate(CORPUS, prompt_name="none")
+    texts = [*TEXTS, TEXTS[0]]
+    for options in ({}, {"combination": "concat"}, {"alpha": 0.3}, {"standardize": False}):
+        vectors = MoEEEncoder(model, prompt="none", **options).embed(texts)
+        np.testing.assert_allclose(vectors, model.encode(texts, prompt_name="none", **options), atol=1e-4)
+
+
+def test_empty_text_of_a_benchmark_is_a_space(model):
+    vectors = MoEEEncoder(model).embed(["", " "])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_model_is_left_as_it_was(model, data, tmp_path):
+    before, config = model.encode(TEXTS), model.config.to_dict()
+    grid = encoders(model, poolings=("mean",), hidden_layers=(-2,), corpus=Corpus(CORPUS), control=True)
+    assert len(list(evaluate(grid, local_tasks(data, ["stsb"]), tmp_path))) == 4
+    assert model.config.to_dict() == config
+    np.testing.assert_array_equal(model.encode(TEXTS), before)
+
+
+def test_control_has_the_architecture_and_not_the_weights(model):
+    trained, random = model.state_dict(), random_weights(model).state_dict()
+    assert {name: weight.shape for name, weight in random.items()} == {n: w.shape for n, w in trained.items()}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.allclose(trained[name], random[name])
+    torch.testing.assert_close(random, random_weights(model).state_dict(), atol=0, rtol=0)  # the same one each time
+    (trained,), (random,) = encoders(model, control=True)
+    assert random.experiment == trained.experiment | {"weights": "random"}
+    assert random.features.identity == trained.features.identity
+    model.calibrate(CORPUS)
+    with pytest.raises(ValueError, match="control: expected texts to calibrate on beside it"):
+        next(encoders(model, control=True))
+
+
+def test_meta_is_honest(monkeypatch):
+    paper = {"pooling": "lasttoken", "hidden_layer": -1, "standardize": False, "default_prompt_name": "prompteol"}
+    model = MoEEModel.from_pretrained("embedded", combination="sum", **paper)
+    encoder = MoEEEncoder(model, prompt="none", combination="sum", alpha=0.5)
+    meta = encoder.mteb_model_meta
+    assert meta.name == "moee_hf/embedded"
+    assert len(meta.revision) == 40
+    assert meta.n_parameters == sum(weight.numel() for weight in model.model.parameters())
+    assert meta.n_active_parameters < meta.n_parameters
+    assert meta.embed_dim == model.config.embedding_size_for("sum")
+    assert meta.training_datasets == set()
+    assert meta.experiment_kwargs["alpha"] == 0.5
+    variants = [
+        {},
+        {"combination": "rw"},
+        {"alpha": 2.0},
+        {"standardize": True},
+        {"corpus": Corpus(["a"])},
+        {"corpus": Corpus(["b"])},
+        {"prompt": "none"},
+        {"prompt": "a {text}:"},
+        {"prompt": "a {text}?"},
+        {"pooling": "mean"},
+        {"hidden_layer": -2},
+        {"router_layers": [0]},
+        {"router_activation": "logits"},
+    ]
+    names = {MoEEEncoder(model, **options).mteb_model_meta.experiment_name for options in variants}
+    assert len(names) == len(variants)  # each has a folder for its results
+    assert MoEEEncoder(model, alpha=2).experiment == MoEEEncoder(model, alpha=2.0).experiment
+    template = model.config.prompt_template("prompteol")
+    assert MoEEEncoder(model, prompt=template).experiment == MoEEEncoder(model, prompt="prompteol").experiment
+    before = MoEEEncoder(model).experiment
+    monkeypatch.setattr(model.config.backbone_config, "num_experts_per_tok", 1)
+    assert MoEEEncoder(model).experiment != before
+    model.calibrate(CORPUS)
+    first = MoEEEncoder(model).experiment["statistics"]
+    model.calibrate(CORPUS[1:])
+    assert MoEEEncoder(model).experiment["statistics"] != first
+
+
+def test_what_is_no_option_says_so(model):
+    with pytest.raises(ValueError, match=r"MoEEModel.with_config: expected fields of MoEEConfig .*; got 'poolin'"):
+        MoEEEncoder(model, poolin="mean")
+    with pytest.raises(TypeError, match="MoEEEncoder: expected prompt with a model; got features"):
+        MoEEEncoder(Features(model), prompt="none")
+    with pytest.raises(ValueError, match="hidden_layer"):
+        MoEEEncoder(model, hidden_layer=99)
+    with pytest.raises(ValueError, match="prompt: expected a template"):
+        MoEEEncoder(model, prompt="{text} {text}")
+    raw, calibrated = next(encoders(model, corpus=Corpus(CORPUS)))
+    assert (raw.standardize, calibrated.standardize) == (False, True)
+    assert raw.variant(corpus=Corpus(CORPUS), standardize=None).standardize
+
+
+def test_corpus_of_one_text_is_none(model):
+    with pytest.raises(ValueError, match="texts: expected two or more to calibrate on; got 1"):
+        MoEEEncoder(model, corpus=Corpus(["One text."])).embed(TEXTS)

@@ -1,0 +1,43 @@
+"""Name and revision of a model: others whenever its vectors may be."""
+
+import json
+import shutil
+
+import torch
+
+from moee_hf import MoEEModel
+from moee_hf.evaluation import Features, MoEEEncoder
+
+
+def test_revision_is_that_of_the_weights(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "copy")
+    one, same = (Features(MoEEModel.from_pretrained(folder)).identity for folder in (saved, tmp_path / "copy"))
+    assert one[1] == same[1]
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"alpha": 3.0}))
+    assert Features(MoEEModel.from_pretrained(tmp_path / "copy")).identity[1] != one[1]
+
+
+def test_model_changed_in_memory_has_another_revision(saved):
+    model = MoEEModel.from_pretrained(saved)
+    before = Features(model).identity
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1
+    changed = Features(model).identity
+    assert changed[0] == f"memory/{saved.name}"
+    assert changed[1] != before[1]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1
+    assert Features(model).identity[1] != changed[1]
+    replaced = MoEEModel.from_pretrained(saved)
+    replaced.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.randn(8192, 256)))
+    assert Features(replaced).identity[1] != before[1]
+    assert Features(MoEEModel(model.config)).identity[1] != Features(MoEEModel(model.config)).identity[1]
+
+
+def test_hub_id_and_commit_are_name_and_revision(hub, loaded):
+    loaded.push_to_hub("author/model")
+    model = MoEEModel.from_pretrained("author/model")
+    meta = MoEEEncoder(model).mteb_model_meta
+    assert meta.name == "author/model"
+    assert meta.revision == hub.head("author/model")

@@ -1,0 +1,121 @@
+"""Scores: the judge's, from raw vectors, and a table of them."""
+
+import pytest
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import AbsTaskClustering
+from mteb.abstasks.task_metadata import TaskMetadata
+from support import evaluation_data, judge, metrics, recompute
+from support.judge import COMBINATIONS, CORPUS, TASKS
+
+from moee_hf.cli import main
+from moee_hf.evaluation import Corpus, encoders, evaluate, local_tasks, table
+
+
+@pytest.fixture(scope="module", params=["none", "prompteol"])
+def evaluated(request, loaded, data, tmp_path_factory):
+    """Six types of tasks, four embeddings, raw and calibrated, and a control: the prompt, scores and kept vectors."""
+    folder, prompt = tmp_path_factory.mktemp(request.param), request.param
+    control = prompt == "none"  # one prompt's will do
+    grid = encoders(
+        loaded,
+        [prompt],
+        combinations=COMBINATIONS,
+        corpus=Corpus(CORPUS),
+        control=control,
+        store=folder / "vectors",
+    )
+    return prompt, list(evaluate(grid, local_tasks(data), folder / "results")), folder / "vectors"
+
+
+@pytest.mark.parametrize("calibrated", [False, True], ids=["raw", "calibrated"])
+def test_every_score_is_the_judges(model, evaluated, calibrated):
+    """From vectors of texts alone: 1e-4 as in the table's last digit."""
+    prompt, found, _ = evaluated
+    scores = {
+        (score.task, score.choices["combination"]): score.value
+        for score in found
+        if ("statistics" in score.choices) == calibrated and "weights" not in score.choices
+    }
+    assert scores.keys() == {(task, combination) for task in TASKS for combination in COMBINATIONS}
+    rows = evaluation_data.rows()
+    texts = list(dict.fromkeys(text for lines in rows.values() for text in recompute.texts_of(lines)))
+    vectors = judge.raw_vectors(model, texts, prompt)
+    if calibrated:
+        corpus = judge.raw_vectors(model, CORPUS, prompt)
+        vectors = [(part - of.mean(0)) / of.std(0) for part, of in zip(vectors, corpus, strict=True)]
+    for combination in COMBINATIONS:
+        vector = dict(zip(texts, metrics.embedding(*vectors, combination), strict=True))
+        for task in TASKS:
+            assert scores[task, combination] == pytest.approx(100 * judge.score(task, vector), abs=1e-2), combination
+
+
+def test_every_score_follows_from_the_kept_vectors(evaluated, data):
+    """They are the raw ones, from which a script that knows nothing of us computes the whole table."""
+    prompt, scores, vectors = evaluated
+    found_table = table(scores)
+    cells = [dict(zip(found_table.header, row, strict=True)) | {"prompt": prompt} for row in found_table.rows]
+    assert all(recompute.file_of(data, task) == TASKS[task] for task in ("topics", "questions", "twins"))
+    found = list(recompute.recompute(cells, data, vectors, CORPUS))
+    assert len(found) == len(scores) == len(TASKS) * 2 * (8 if prompt == "none" else 4)
+    for cell, theirs, ours in found:
+        assert theirs == pytest.approx(ours, abs=1e-2), cell
+
+
+def test_what_is_asked_for_twice_is_done_once(model, data, tmp_path):
+    prompts = ("none", "none", "{text}")
+    grid = encoders(model, prompts, ("lasttoken", None), combinations=("sum", "sum"), alphas=(0.1234567, 0.12345678))
+    tasks = local_tasks(data, ["stsb", "stsb", "STSBenchmark"])
+    scores = list(evaluate(grid, tasks, tmp_path))
+    assert len(tasks) == 1
+    assert len(scores) == 2
+    assert table(scores).header[-2:] == ["sum 0.1234567", "sum 0.12345678"]
+
+
+class Sampled(AbsTaskClustering):
+    """A task that draws its texts anew, as the newer clustering tasks of mteb do."""
+
+    max_document_to_embed = 60
+    max_fraction_of_documents_to_embed = None
+    n_clusters = 5
+    metadata = TaskMetadata(
+        name="Sampled",
+        description="",
+        type="Clustering",
+        dataset={"path": "x", "revision": "1"},
+        eval_langs=["eng-Latn"],
+        eval_splits=["test"],
+        main_score="v_measure",
+    )
+
+
+def test_every_encoder_gets_the_same_sample(model, tmp_path):
+    def scores(combinations, output):
+        task = Sampled()
+        texts, labels = zip(*((text, topic) for topic, text in evaluation_data.TEXTS), strict=True)
+        task.dataset = DatasetDict(test=Dataset.from_dict({"sentences": texts, "labels": labels}))
+        task.data_loaded = True
+        found = evaluate(encoders(model, combinations=combinations), [task], output)
+        return {score.choices["combination"]: score.value for score in found}
+
+    assert scores(("hs", "rw"), tmp_path / "a") == scores(("rw", "hs"), tmp_path / "b")
+
+
+def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text("\n".join(line.replace("\n", " ") for line in CORPUS))
+    command = ["evaluate", "--data", str(data), "--tasks", "stsb", "twins", "--prompt", "none", "prompteol"]
+    command += ["--combination", "hs", "sum", "--alpha", "0.5", "2", "--calibrate", str(tmp_path / "corpus.txt")]
+    command += ["--control", "random", "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    header, *lines = out.splitlines()
+    assert header.split("  ")[0] == "task"
+    for column in ("hs", "sum 0.5", "sum 2", "random hs", "random sum 0.5", "random sum 2"):
+        assert column in header
+    assert len(lines) == 2 * 2 * 2  # tasks, prompts, raw and calibrated
+    assert all(len(line.split()) == 3 + 6 for line in lines)
+    markdown = (tmp_path / "out" / "scores.md").read_text().splitlines()
+    assert markdown[0].startswith("| task | prompt | statistics | hs | sum 0.5 | sum 2 | random hs |")
+    assert [line.split() for line in lines] == [line.strip("|").replace("|", " ").split() for line in markdown[2:]]
+    rows = (tmp_path / "out" / "scores.csv").read_text().splitlines()
+    assert [line.split() for line in lines] == [row.split(",") for row in rows[1:]]
+    assert "STSBenchmark" in err

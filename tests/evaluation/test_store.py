@@ -1,0 +1,29 @@
+"""Kept vectors: read in place of texts, as long as they are those of the same choices and can be read."""
+
+import pytest
+from support.judge import COMBINATIONS, CORPUS
+
+from moee_hf import MoEEModel
+from moee_hf.evaluation import Corpus, encoders, evaluate, local_tasks, table
+
+
+def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypatch, caplog):
+    def run(output):
+        grid = encoders(
+            model, ["none"], combinations=COMBINATIONS, corpus=Corpus(CORPUS), control=True, store=tmp_path / "vectors"
+        )
+        return table(list(evaluate(grid, local_tasks(data, ["stsb"]), tmp_path / output)))
+
+    first = run("first")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.safetensors")}
+    assert kept
+    monkeypatch.setattr(MoEEModel, "encode", lambda *a, **k: pytest.fail("a text was read"))
+    assert run("second").csv() == first.csv()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.safetensors")} == kept
+    monkeypatch.undo()
+    damaged = sorted(kept)[0]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert run("third").csv() == first.csv()
+    assert f"{damaged}: expected kept vectors" in caplog.text
+    model.config.pooling = "mean"  # other vectors, in another folder
+    assert run("fourth").csv() != first.csv()

@@ -1,0 +1,41 @@
+"""What tests of evaluations share: the choices that they go through, and what the judge scores from raw vectors."""
+
+import numpy as np
+import torch
+
+from support import evaluation_data, metrics
+from support.common import TEXTS
+
+CORPUS = [f"{text} Or so they say, {number}." for number in range(4) for text in TEXTS]
+COMBINATIONS = ("hs", "rw", "concat", "sum")
+# the files of `evaluation_data` by what their tasks are called
+TASKS = {
+    "STSBenchmark": "sts/stsb.test",
+    "twins": "pair_classification/twins.test",
+    "EmotionClassification": "classification/emotion.test",
+    "topics": "clustering/topics",
+    "questions": "reranking/questions",
+    "SummEvalSummarization.v2": "summarization/summeval.public",
+}
+
+
+def raw_vectors(model, texts, prompt):
+    """HS `[n, D]` and RW `[n, L * E]` of each text, from `forward` on it alone, in float64."""
+    with torch.inference_mode():
+        outputs = [model(**model.tokenize([text], prompt_name=prompt)) for text in texts]
+    hidden = np.stack([output.pooled_hidden_state[0].double().numpy() for output in outputs])
+    routing = np.stack([output.router_weights[0].flatten().double().numpy() for output in outputs])
+    return hidden, routing
+
+
+def score(task, vector):
+    """The main score of a task, from the vector of each text."""
+    rows, name = evaluation_data.rows(), TASKS[task]
+    if name.startswith("classification"):
+        return metrics.classification(rows[name], vector, rows["classification/emotion.train"], samples_per_label=16)
+    return getattr(metrics, name.split("/")[0])(rows[name], vector)
+
+
+def results(folder):
+    """When each result of mteb in a folder was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if path.name != "model_meta.json"}
