@@ -1,4 +1,9 @@
-"""Evaluation with mteb (the extra `evaluation`)."""
+"""Evaluation with mteb (the extra `evaluation`).
+
+In the order of the data: `tasks` (by name: `mteb_tasks`; of local files: `task_files`, `task_data`), `features` (HS
+and RW, each text read once, kept in a `store` under the `identity` of the model), `encoder` (embeddings, as mteb takes
+them), `scores`, `tables`. `pairs` and `alpha` compare HS and RW on pairs of texts; `paper` does what the paper did.
+"""
 
 from importlib.util import find_spec
 

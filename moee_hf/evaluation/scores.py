@@ -31,10 +31,10 @@ class Score:
 
 
 def evaluate(groups: Iterable[Sequence[MoEEEncoder]], tasks: Sequence[AbsTask], output: Path) -> Iterator[Score]:
-    """Evaluate encoders, and yield each score as it is there.
+    """Evaluate encoders, and yield each score as soon as it is computed.
 
-    Results go to `output` in the files and folders of `mteb.ResultCache`; what is there already is not computed again,
-    unless the data of the task were changed or the file is damaged.
+    Results are written to `output`, in the files and folders of `mteb.ResultCache`. What is there already is not
+    computed again, unless the data of the task were changed or the file is damaged.
 
     Args:
         groups: Encoders that share their features, together; these are forgotten after each group.
@@ -100,32 +100,42 @@ def table(scores: Sequence[Score]) -> Table:
     Raises:
         ValueError: If two scores have the same place.
     """
-    several_alphas = len({score.choices["alpha"] for score in scores if "alpha" in score.choices}) > 1
-
-    def column(score: Score) -> str:
-        name = score.choices["combination"]
-        name += f" {score.choices['alpha']:.12g}" if several_alphas and name == "sum" else ""
-        return f"random {name}" if "weights" in score.choices else name
-
-    def readings(choices: dict[str, Any]) -> dict[str, str]:
-        labels = {"prompt": "", "statistics": "raw"} | {name: str(value) for name, value in choices.items()}
-        labels["statistics"] = "calibrated" if "statistics" in choices else "raw"
-        in_columns = ("combination", "alpha", "weights", "prompt_digest")
-        return {name: label for name, label in labels.items() if name not in in_columns}
-
-    labelled = [(score, readings(score.choices)) for score in scores]
-    values: dict[str, set[str]] = {}
-    for _, labels in labelled:
-        for name, label in labels.items():
-            values.setdefault(name, set()).add(label)
-    shown = [name for name, found in values.items() if len(found) > 1 or name == "prompt" or "calibrated" in found]
-    columns = sorted(dict.fromkeys(map(column, scores)), key=lambda name: name.startswith("random "))
+    with_alpha = len({score.choices["alpha"] for score in scores if "alpha" in score.choices}) > 1
+    placed = [(score, _labels(score.choices), _column(score.choices, with_alpha)) for score in scores]
+    shown = _labels_to_show([labels for _, labels, _ in placed])
+    columns = sorted(dict.fromkeys(column for *_, column in placed), key=lambda name: name.startswith("random "))
     rows: dict[tuple[str, ...], dict[str, float]] = {}
-    for score, labels in labelled:
+    for score, labels, column in placed:
         row = rows.setdefault((score.task, *(labels.get(name, "") for name in shown)), {})
-        if column(score) in row:
+        if column in row:
             raise ValueError(f"table: expected one score of {score.task} for {score.choices}; got two.")
-        row[column(score)] = score.value
+        row[column] = score.value
     tasks = list(dict.fromkeys(score.task for score in scores))
     ordered = sorted(rows.items(), key=lambda row: tasks.index(row[0][0]))
     return Table(["task", *shown, *columns], [[*labels, *map(row.get, columns)] for labels, row in ordered])
+
+
+def _column(choices: dict[str, Any], with_alpha: bool) -> str:
+    """The column of a score: what the embedding is made of, of trained or random weights."""
+    name = choices["combination"]
+    if with_alpha and name == "sum":
+        name += f" {choices['alpha']:.12g}"
+    return f"random {name}" if "weights" in choices else name
+
+
+def _labels(choices: dict[str, Any]) -> dict[str, str]:
+    """What says in which row a score stands: the choices that are not said by its column."""
+    in_columns = ("combination", "alpha", "weights", "prompt_digest")
+    labels = {"prompt": "", "statistics": "raw"} | {name: str(value) for name, value in choices.items()}
+    if "statistics" in choices:
+        labels["statistics"] = "calibrated"  # in place of their digest
+    return {name: label for name, label in labels.items() if name not in in_columns}
+
+
+def _labels_to_show(labelled: Sequence[dict[str, str]]) -> list[str]:
+    """The labels that differ between scores; the prompt is always shown, and so is a calibration."""
+    values: dict[str, set[str]] = {}
+    for labels in labelled:
+        for name, label in labels.items():
+            values.setdefault(name, set()).add(label)
+    return [name for name, found in values.items() if len(found) > 1 or name == "prompt" or "calibrated" in found]

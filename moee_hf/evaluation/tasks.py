@@ -27,6 +27,7 @@ def get_tasks(names: Sequence[str] | None, data: str | None = None, split: str |
         return local_tasks(data, names, split)
     if not names:
         raise ValueError(
-            "tasks: expected names of mteb's tasks, such as STS12; got none. Or name a folder with files: data."
+            "tasks: expected names of mteb's tasks, such as STS12; got none. Name some, or give a folder of files as "
+            "data."
         )
     return [mteb_task(name, split) for name in dict.fromkeys(names)]

@@ -7,6 +7,7 @@ import torch
 
 from moee_hf import MoEEModel
 from moee_hf.evaluation import Features, MoEEEncoder
+from moee_hf.evaluation.features import random_weights
 
 
 def test_revision_is_that_of_the_weights(saved, tmp_path):
@@ -41,3 +42,9 @@ def test_hub_id_and_commit_are_name_and_revision(hub, loaded):
     meta = MoEEEncoder(model).mteb_model_meta
     assert meta.name == "author/model"
     assert meta.revision == hub.head("author/model")
+
+
+def test_control_of_a_model_made_in_memory_is_known_by_its_weights(model):
+    name, revision = Features(random_weights(MoEEModel(model.config)), random=True).identity
+    assert name == "memory/olmoe"
+    assert len(revision) == 40

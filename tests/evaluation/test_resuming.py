@@ -53,20 +53,29 @@ def test_data_of_mteb_are_loaded_once_and_only_if_needed(model, data, tmp_path, 
     assert run(again) == scores
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"task_name": "STSBenchmark"}', "null", "\x00\xff"])
-def test_damaged_result_is_reported_and_computed_again_alone(model, data, tmp_path, caplog, damage):
-    def run():
-        tasks = local_tasks(data, ["stsb", "topics"])
-        return {score.task: score.value for score in evaluate(encoders(model, combinations=("hs",)), tasks, tmp_path)}
+def scores_of_hs(model, data, output):
+    tasks = local_tasks(data, ["stsb", "topics"])
+    return {score.task: score.value for score in evaluate(encoders(model, combinations=("hs",)), tasks, output)}
 
-    first, files = run(), results(tmp_path)
+
+@pytest.fixture(scope="module")
+def finished(loaded, data, tmp_path_factory):
+    """A folder with the results of two tasks, and their scores."""
+    output = tmp_path_factory.mktemp("finished")
+    return output, scores_of_hs(loaded, data, output)
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"task_name": "STSBenchmark"}', "null", "\x00\xff"])
+def test_damaged_result_is_reported_and_computed_again_alone(model, data, finished, tmp_path, caplog, damage):
+    output, first = shutil.copytree(finished[0], tmp_path / "out"), finished[1]
+    files = results(output)
     (path,) = (path for path in files if path.name == "STSBenchmark.json")
     path.write_text(damage, encoding="latin-1")
     caplog.set_level(logging.WARNING, "moee_hf")
-    assert run() == first
+    assert scores_of_hs(model, data, output) == first
     assert f"{path}: expected a result of mteb" in caplog.text
     assert json.loads(path.read_text())["task_name"] == "STSBenchmark"
-    again = results(tmp_path)
+    again = results(output)
     assert {p: t for p, t in again.items() if p != path} == {p: t for p, t in files.items() if p != path}
 
 

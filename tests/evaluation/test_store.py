@@ -1,7 +1,7 @@
 """Kept vectors: read in place of texts, as long as they are those of the same choices and can be read."""
 
 import pytest
-from support.judge import COMBINATIONS, CORPUS
+from support.judge import CORPUS
 
 from moee_hf import MoEEModel
 from moee_hf.evaluation import Corpus, encoders, evaluate, local_tasks, table
@@ -9,9 +9,8 @@ from moee_hf.evaluation import Corpus, encoders, evaluate, local_tasks, table
 
 def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypatch, caplog):
     def run(output):
-        grid = encoders(
-            model, ["none"], combinations=COMBINATIONS, corpus=Corpus(CORPUS), control=True, store=tmp_path / "vectors"
-        )
+        store = tmp_path / "vectors"
+        grid = encoders(model, combinations=("hs", "rw"), corpus=Corpus(CORPUS), control=True, store=store)
         return table(list(evaluate(grid, local_tasks(data, ["stsb"]), tmp_path / output)))
 
     first = run("first")
