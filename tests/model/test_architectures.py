@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
+from packaging.version import Version
 from support.common import assert_same
-from support.tiny_backbones import EXPERTS, HIDDEN, LAYERS, SUPPORTED, redraw, tiny_config
+from support.tiny_backbones import EXPERTS, HIDDEN, LAYERS, SUPPORTED, tiny_config, tiny_model
 from transformers import CONFIG_MAPPING, LlamaConfig, OlmoeConfig
 
 from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
@@ -39,7 +41,7 @@ def expected_logits(text, router, x, state):
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_hidden_states_and_routing_weights(model_type):
-    model = redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
+    model = tiny_model(model_type)
     text = text_model_of(model.model)
     routers = [router for router, _ in find_routers(model.model)]
     inputs = {}
@@ -78,7 +80,7 @@ def test_hidden_states_and_routing_weights(model_type):
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_hidden_layers(model_type):
     """A hidden layer is the `hidden_states` of transformers, where an architecture has one state per token."""
-    model = redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
+    model = tiny_model(model_type)
     with torch.no_grad():
         states = text_model_of(model.model)(input_ids=TEXTS[0][None], output_hidden_states=True).hidden_states
     assert len(states) == model.num_layers + 1
@@ -95,7 +97,7 @@ def test_hidden_layers(model_type):
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_saved_model_loads_equal(model_type, tmp_path):
-    model = redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type))))
+    model = tiny_model(model_type)
     model.save_pretrained(tmp_path)
     again = MoEEModel.from_pretrained(tmp_path)
     weights, saved = model.state_dict(), again.state_dict()
@@ -105,9 +107,15 @@ def test_saved_model_loads_equal(model_type, tmp_path):
         assert_same(again(input_ids=TEXTS[0][None]).embeddings, model(input_ids=TEXTS[0][None]).embeddings)
 
 
+# quirks that a later transformers has not; their rows go when it is the lowest that is supported
+CAUGHT_UP = {"jetmoe": "5.24"}
+
+
 def test_quirks_are_real():
     """A row of the table that transformers has caught up with should go."""
-    for model_type in QUIRKS:
+    for model_type in QUIRKS.keys() & {*CONFIG_MAPPING, "deepseek"}:
+        if Version(transformers.__version__) >= Version(CAUGHT_UP.get(model_type, "6")):
+            continue
         composite = "ernie4_5_vl_moe" if model_type == "ernie4_5_vl_moe_text" else model_type
         model = MoEEModel(MoEEConfig(backbone_config=tiny_config(composite)))
         text = text_model_of(model.model)

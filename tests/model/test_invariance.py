@@ -77,7 +77,8 @@ def test_the_backbone_alone_is_left_as_it_was(loaded):
     """The hooks do nothing, and keep nothing, when the backbone runs outside the wrapper."""
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        assert loaded.model(input_ids=ids).keys() == {"last_hidden_state", "past_key_values"}
+        keys = loaded.model(input_ids=ids).keys()
+    assert keys in ({"last_hidden_state", "past_key_values"}, {"last_hidden_state", "cache"})  # until 5.23, and since
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)

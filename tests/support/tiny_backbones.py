@@ -3,6 +3,7 @@
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from moee_hf import MoEEConfig, MoEEModel
 from moee_hf.info import supported_backbones
 
 VOCAB, HIDDEN, LAYERS, EXPERTS = 100, 32, 4, 8
@@ -106,6 +107,9 @@ OVERRIDES = {
     "glm5_next_text": {"index_kpool": 4, "num_key_value_heads": 4, "qk_rope_head_dim": 0},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "hunyuan_v1_moe": {"head_dim": 8},
+    "hy_v4_vl_text": {"rope_parameters": MROPE | {"mrope_section": [2, 1, 1]}},
+    "inkling_audio": {"mel_vocab_size": 16, "n_mel_bins": 8},
+    "inkling_vision": {"patch_size": 4},
     "jetmoe": {"num_key_value_heads": 2},
     "kimi_linear": {"layer_types": ALTERNATING},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
@@ -121,6 +125,7 @@ OVERRIDES = {
             **dict(partial_rotary_factor=0.5),
         },
     },
+    "muse_spark_audio": {"hidden_sizes": [8, 8, 16, 16]},
     "nemotron_h": {
         "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
         "mtp_layers_block_type": ["full_attention", "moe"],
@@ -158,6 +163,12 @@ def tiny_config(model_type: str, **overrides) -> PreTrainedConfig:
     if inner:
         overrides["text_config"] = tiny_config(inner)
     return CONFIG_MAPPING[outer](**_tiny_fields(CONFIG_MAPPING[outer]) | overrides)
+
+
+def tiny_model(model_type: str, **overrides) -> MoEEModel:
+    """Return a MoEE model around the tiny backbone of an architecture, the same weights every time."""
+    torch.manual_seed(0)  # of what is not drawn anew, such as gates
+    return redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type, **overrides))))
 
 
 def redraw(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
