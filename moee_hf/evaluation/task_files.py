@@ -18,7 +18,7 @@ from .task_data import KINDS, Kind
 _Files = dict[str, dict[str, Path]]
 
 
-def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | None = None) -> list[AbsTask]:
+def local_tasks(folder: str | Path, names: Sequence[str] | None = None, split: str | None = None) -> list[AbsTask]:
     """Make tasks of files, each of mteb's class of its kind, so that mteb computes every metric.
 
     A file is `KIND/NAME.SPLIT.jsonl.gz` or `KIND/NAME.jsonl.gz` (`.jsonl` too), a JSON object a line:
@@ -54,7 +54,7 @@ def local_tasks(folder: str, names: Sequence[str] | None = None, split: str | No
     return list(tasks.values())
 
 
-def available_tasks(folder: str, names: Iterable[str]) -> list[str]:
+def available_tasks(folder: str | Path, names: Iterable[str]) -> list[str]:
     """Return those of mteb's tasks of these names that `local_tasks` finds files for.
 
     Raises:
@@ -65,7 +65,7 @@ def available_tasks(folder: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if any(_holds(key, name) for key in found)]
 
 
-def _find_files(folder: str) -> _Files:
+def _find_files(folder: str | Path) -> _Files:
     root = Path(folder)
     if not root.is_dir():
         raise NotADirectoryError(f"{folder}: expected a folder with {', '.join(KINDS)} in it; there is none.")
@@ -82,7 +82,7 @@ def _find_files(folder: str) -> _Files:
     return found
 
 
-def _find_named(name: str, found: Iterable[str], folder: str) -> tuple[str, str | None]:
+def _find_named(name: str, found: Iterable[str], folder: str | Path) -> tuple[str, str | None]:
     """The file that a name stands for, and the task of mteb if it names one."""
     own = [key for key in found if name in (key, key.split("/")[1])]
     if len(own) == 1:

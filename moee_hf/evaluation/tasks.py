@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mteb.abstasks import AbsTask
 
@@ -10,7 +11,7 @@ from .mteb_tasks import mteb_task
 from .task_files import local_tasks
 
 
-def get_tasks(names: Sequence[str] | None, data: str | None = None, split: str | None = None) -> list[AbsTask]:
+def get_tasks(names: Sequence[str] | None, data: str | Path | None = None, split: str | None = None) -> list[AbsTask]:
     """Return evaluation tasks by name.
 
     Args:

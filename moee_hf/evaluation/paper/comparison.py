@@ -18,7 +18,7 @@ from .tables import NOTE, PROMPTS, Paper
 
 
 def paper_tasks(
-    paper: Paper, names: Sequence[str] | None = None, data: str | None = None, split: str | None = None
+    paper: Paper, names: Sequence[str] | None = None, data: str | Path | None = None, split: str | None = None
 ) -> list[AbsTask]:
     """Return tasks of the paper.
 
