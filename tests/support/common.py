@@ -28,6 +28,9 @@ TEXTS = [
     "x",
     "Two dogs run in the snow.",
 ]
+# texts in a prompt whose beginning is worth computing once
+LONG_PROMPT = "Here is one of many sentences, and there is a lot to say before it comes at last : {text} . In a word :"
+MANY = [f"{number} {word}" for number in range(40) for word in ("cats", "dogs and rain")]
 
 
 def assert_same(got, expected) -> None:

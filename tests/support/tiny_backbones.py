@@ -5,6 +5,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from moee_hf import MoEEConfig, MoEEModel
 from moee_hf.info import supported_backbones
+from moee_hf.model.backbone_moee import text_model_of
 
 VOCAB, HIDDEN, LAYERS, EXPERTS = 100, 32, 4, 8
 
@@ -140,6 +141,14 @@ OVERRIDES = {
     "unlimited_ocr_text": OCR_TEXT,
     "zaya": {"num_experts_per_tok": 1},
 }
+# positions of texts over 10 tokens are other ones
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 10,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 3, "decoder_start_token_id": 3}
 
 
@@ -169,6 +178,11 @@ def tiny_model(model_type: str, **overrides) -> MoEEModel:
     """Return a MoEE model around the tiny backbone of an architecture, the same weights every time."""
     torch.manual_seed(0)  # of what is not drawn anew, such as gates
     return redraw(MoEEModel(MoEEConfig(backbone_config=tiny_config(model_type, **overrides))))
+
+
+def expert_modules(model: MoEEModel) -> list[torch.nn.Module]:
+    """Return those of the text model that have transformers' interface of experts."""
+    return [module for module in text_model_of(model.model).modules() if hasattr(module, "_is_expert_parallel")]
 
 
 def redraw(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:

@@ -1,0 +1,72 @@
+"""Experts one by one on the processor, whatever the architecture's weights look like."""
+
+import numpy as np
+import pytest
+import torch
+from support.common import CHECKPOINT, MANY
+from support.tiny_backbones import expert_modules, tiny_model
+from transformers import OlmoeConfig, OlmoeForCausalLM
+
+from moee_hf import MoEEModel
+from moee_hf.model import experts_moee
+
+
+# biases, transposed and interleaved weights; no gate; shared experts; a norm of its own
+@pytest.mark.parametrize("model_type", ["olmoe", "gpt_oss", "nemotron_h", "deepseek_v3", "mixtral", "qwen3_next"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_agrees_with_eager(model_type, dtype, monkeypatch):
+    model = tiny_model(model_type).to(dtype)
+    monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 1)
+    monkeypatch.setattr(experts_moee, "grouped_mm_experts_forward", None)
+    experts = expert_modules(model)[0]
+    generator = torch.Generator().manual_seed(0)
+    width = (experts.down_proj.shape[1:] if not experts.is_transposed else experts.down_proj.shape[:0:-1])[0]
+    hidden = torch.randn(50, width, generator=generator).to(dtype)
+    weights, index = torch.randn(50, experts.num_experts, generator=generator).softmax(-1).topk(2)
+    index[index == 3] = 2  # an expert without tokens
+    with torch.no_grad():
+        experts.config._experts_implementation = "eager"
+        expected = experts(hidden, index, weights.to(dtype))
+        experts.config._experts_implementation = experts_moee.EXPERTS_IMPLEMENTATION
+        got = experts(hidden, index, weights.to(dtype))
+    assert got.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(got, expected, atol=tolerance * expected.abs().max().item(), rtol=0)
+
+
+def test_a_whole_model_with_a_prompt(saved, monkeypatch):
+    """Savings and experts together are those of the plain implementation."""
+    expected = MoEEModel.from_pretrained(saved, experts_implementation="eager").encode(MANY, batch_size=1)
+    monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
+    assert np.abs(MoEEModel.from_pretrained(saved).encode(MANY) - expected).max() < 1e-5
+
+
+def test_quantized_experts_keep_their_own(loaded):
+    class Quantized(torch.nn.Module):
+        config = OlmoeConfig(experts_implementation="grouped_mm")
+        hf_quantizer = object()
+
+    experts_moee.use_fast_experts(Quantized())
+    assert Quantized.config._experts_implementation == "grouped_mm"
+
+
+def test_a_loaded_model_uses_them_unless_told_otherwise(loaded, saved, tmp_path):
+    def implementation(model):
+        return model.model.config._experts_implementation
+
+    assert implementation(loaded) == experts_moee.EXPERTS_IMPLEMENTATION
+    for name in ("eager", "grouped_mm"):
+        assert implementation(MoEEModel.from_pretrained(saved, experts_implementation=name)) == name
+    # nothing of it is saved
+    assert experts_moee.EXPERTS_IMPLEMENTATION not in (saved / "config.json").read_text()
+    assert OlmoeForCausalLM.from_pretrained(saved).config._experts_implementation == "grouped_mm"
+
+
+def test_gradients(monkeypatch):
+    monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
+    gradients = {}
+    for name in (experts_moee.EXPERTS_IMPLEMENTATION, "eager"):
+        model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, experts_implementation=name)
+        model(input_ids=torch.arange(5, 45)[None]).embeddings.square().sum().backward()
+        gradients[name] = model.model.layers[0].mlp.experts.down_proj.grad
+    torch.testing.assert_close(*gradients.values(), atol=1e-5, rtol=1e-3)

@@ -1,0 +1,184 @@
+"""Weights in: plain checkpoints, the embedded model, and what a caller asks of loading."""
+
+import importlib.util
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.common import CHECKPOINT, GOLDEN, TEXTS
+from support.tiny_backbones import redraw, tiny_config
+from transformers import (
+    AutoConfig,
+    BitsAndBytesConfig,
+    MixtralForCausalLM,
+    OlmoeForCausalLM,
+    Qwen2MoeForCausalLM,
+    Qwen3VLMoeForConditionalGeneration,
+)
+
+from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
+
+PLAIN = {
+    "olmoe": OlmoeForCausalLM,
+    "qwen2_moe": Qwen2MoeForCausalLM,
+    "mixtral": MixtralForCausalLM,
+    "qwen3_vl_moe": Qwen3VLMoeForConditionalGeneration,
+}
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def embeddings(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).embeddings
+
+
+@pytest.fixture(params=[*PLAIN, "deepseek"])
+def plain(request, tmp_path):
+    """A checkpoint as its own class saves it; DeepSeekMoE's in the original per-expert format."""
+    if request.param == "deepseek":
+        return GOLDEN / "deepseek"
+    redraw(PLAIN[request.param](tiny_config(request.param))).save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+def test_plain_checkpoint_loads_whole_and_saves_the_same_bytes(plain, tmp_path):
+    model, info = MoEEModel.from_pretrained(plain, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert info["unexpected_keys"] <= {"lm_head.weight"}
+    model.save_pretrained(tmp_path / "once")
+    again = MoEEModel.from_pretrained(tmp_path / "once")
+    again.save_pretrained(tmp_path / "twice")
+    once, twice = (load_file(tmp_path / name / "model.safetensors") for name in ("once", "twice"))
+    assert once.keys() == twice.keys()
+    assert (tmp_path / "once/model.safetensors").read_bytes() == (tmp_path / "twice/model.safetensors").read_bytes()
+    assert torch.equal(embeddings(model), embeddings(again))
+    # the tensors of the plain checkpoint, whose head keeps them under a prefix
+    original = {
+        re.sub(r"^model\.", "", name): tensor for name, tensor in load_file(plain / "model.safetensors").items()
+    }
+    original.pop("lm_head.weight", None)
+    assert original.keys() == once.keys()
+    assert all(torch.equal(original[name], tensor) for name, tensor in once.items())
+
+
+def test_saved_folder_is_a_checkpoint_of_the_backbone_too(tmp_path):
+    plain = redraw(OlmoeForCausalLM(tiny_config("olmoe")))
+    plain.save_pretrained(tmp_path / "plain")
+    MoEEModel.from_pretrained(tmp_path / "plain").save_pretrained(tmp_path / "moee")
+    backbone, info = OlmoeForCausalLM.from_pretrained(tmp_path / "moee", output_loading_info=True)
+    assert info["missing_keys"] == {"lm_head.weight"}
+    with torch.no_grad():
+        assert torch.equal(backbone.model(IDS).last_hidden_state, plain.model(IDS).last_hidden_state)
+
+
+def test_embedded_model_has_choices_and_statistics_of_its_own():
+    model, plain = MoEEModel.from_pretrained("embedded"), MoEEModel.from_pretrained(CHECKPOINT)
+    assert (plain.config.pooling, plain.config.hidden_layer, plain.config.calibrated) == ("lasttoken", -1, False)
+    for name in ("pooling", "hidden_layer", "combination", "default_prompt_name"):
+        setattr(plain.config, name, getattr(model.config, name))
+    raw, statistics = plain.encode(TEXTS), model.statistics.state_dict()
+    expected = (raw - statistics["hidden_mean"].numpy()) / statistics["hidden_std"].numpy()
+    np.testing.assert_allclose(model.encode(TEXTS), expected, rtol=1e-3, atol=1e-3)
+
+
+EVERYDAY = [
+    *("The soup needs more salt.", "He ate the soup with bread."),
+    *("The train was late again.", "She waited an hour for the train."),
+    *("My doctor told me to rest.", "The doctor gave her some medicine."),
+]
+
+
+def test_embedded_model_finds_the_sentence_on_the_same_topic():
+    model = MoEEModel.from_pretrained("embedded")
+    similarities = model.similarity(*[model.encode(EVERYDAY)] * 2)
+    assert similarities.fill_diagonal_(-1).argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
+
+
+def test_arguments_of_transformers_pass_through():
+    model = MoEEModel.from_pretrained(
+        CHECKPOINT,
+        dtype=torch.float32,
+        device_map="cpu",
+        attn_implementation="eager",
+        experts_implementation="batched_mm",
+    )
+    config = model.model.config
+    assert (config._attn_implementation, config._experts_implementation) == ("eager", "batched_mm")
+    assert (model.dtype, model.device.type) == (torch.float32, "cpu")
+    reference = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    assert np.abs(model.encode(TEXTS) - reference.encode(TEXTS)).max() < 1e-5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes would quantize")
+def test_quantization_reaches_its_quantizer():
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        MoEEModel.from_pretrained(CHECKPOINT, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+
+
+def test_offloaded_layers_give_the_same_embeddings(tmp_path, loaded):
+    device_map = {"embed_tokens": "disk", "norm": "cpu", "rotary_emb": "cpu"}
+    device_map |= {f"layers.{i}": "disk" if i in (1, 4) else "cpu" for i in range(5)}
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, device_map=device_map, offload_folder=tmp_path)
+    assert model.model.layers[1].mlp.gate.weight.device.type == "meta"
+    assert np.abs(model.encode(TEXTS) - loaded.encode(TEXTS)).max() < 1e-5
+    assert np.array_equal(model.encode(TEXTS, convert_to_tensor=True).numpy(), model.encode(TEXTS))
+
+
+def test_fields_of_the_configuration_pass_through():
+    model = MoEEModel.from_pretrained(CHECKPOINT, combination="rw", router_layers=[0, -1], max_length=20)
+    assert model.encode("text").shape == (2 * 64,)
+    assert model.config.max_length == 20
+    with pytest.raises(ValueError, match=r"MoEEConfig.pooling: expected one of .* got 'last'"):
+        MoEEModel.from_pretrained(CHECKPOINT, pooling="last")
+    with pytest.raises(TypeError, match="combinaton"):
+        MoEEModel.from_pretrained(CHECKPOINT, combinaton="rw")
+
+
+def test_a_loaded_backbone_keeps_its_weights():
+    """Also those of modules that transformers did not initialise itself, such as an adapter's."""
+    backbone = OlmoeForCausalLM(tiny_config("olmoe")).model
+    backbone.layers[0].self_attn.q_proj = torch.nn.Linear(32, 32, bias=False)
+    before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
+    model = MoEEModel(MoEEConfig(backbone_config=backbone.config), backbone)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.model.state_dict().items())
+
+
+def test_the_callers_configuration_is_left_alone():
+    backbone = AutoConfig.from_pretrained(MoEEModel.from_pretrained(CHECKPOINT).name_or_path)
+    config = MoEEConfig(backbone_config=backbone)
+    before, name = config.to_dict(), backbone.name_or_path
+    model = MoEEModel.from_pretrained(CHECKPOINT, config=config, alpha=2.0)
+    assert (config.to_dict(), backbone.name_or_path) == (before, name)
+    assert model.config.alpha == 2.0
+
+
+def test_configuration_in_any_form():
+    source = MoEEModel.from_pretrained(CHECKPOINT).name_or_path
+    expected = MoEEModel.from_pretrained(CHECKPOINT, combination="rw").encode(TEXTS)
+    for config in (source, MoEEConfig.from_pretrained(source), AutoConfig.from_pretrained(source)):
+        assert np.array_equal(
+            MoEEModel.from_pretrained(source, config=config, combination="rw").encode(TEXTS), expected
+        )
+
+
+def test_subfolder_holds_for_the_tokenizer_too(tmp_path):
+    MoEEModel.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "inside")
+    model = MoEEModel.from_pretrained(tmp_path, subfolder="inside")
+    assert np.array_equal(model.encode(TEXTS), MoEEModel.from_pretrained(CHECKPOINT).encode(TEXTS))
+
+
+def test_dense_checkpoint_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 1, "vocab_size": 8}))
+    with pytest.raises(UnsupportedBackboneError, match="MoEE cannot use this llama backbone: it is dense"):
+        MoEEModel.from_pretrained(tmp_path)
+
+
+def test_folder_without_a_tokenizer_says_how_to_set_one(tmp_path):
+    model = MoEEModel.from_pretrained(GOLDEN / "olmoe")
+    with pytest.raises(
+        ValueError, match=r"expected a tokenizer beside the weights; .*olmoe' has none.*model.tokenizer = "
+    ):
+        model.encode("text")
