@@ -13,7 +13,7 @@ from moee_hf import MoEEModel
 
 COMBINATIONS = ["hs", "rw", "concat", "sum"]
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "while", "rain", "fell")
-MANY = [" ".join(random.Random(seed).choices(WORDS, k=3 + seed % 20)) for seed in range(40)]
+MANY = [" ".join(random.Random(seed).choices(WORDS, k=3 + seed)) for seed in range(20)]
 
 
 @pytest.mark.parametrize("pooling", ["lasttoken", "mean", "weightedmean"])
@@ -68,9 +68,10 @@ def test_threads_get_their_own_embeddings(loaded):
         assert np.abs(result - single).max() < 1e-5
 
 
-def test_model_pickles_after_use(loaded):
-    expected = loaded.encode(TEXTS)
-    assert np.array_equal(pickle.loads(pickle.dumps(loaded)).encode(TEXTS), expected)
+def test_model_pickles_after_use():
+    model = MoEEModel.from_pretrained(CHECKPOINT)
+    expected = model.encode(TEXTS)
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).encode(TEXTS), expected)
 
 
 def test_the_backbone_alone_is_left_as_it_was(loaded):

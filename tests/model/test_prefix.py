@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 from support.common import LONG_PROMPT, MANY
 from support.tiny_backbones import LONGROPE, tiny_config
@@ -20,16 +21,22 @@ def test_common_prefix_leaves_a_token_and_must_be_worth_it():
     assert common_prefix([[1, 2, 3], [2, 2, 3]] * 1000) == []
 
 
-@pytest.mark.parametrize("pooling", ["lasttoken", "mean", "weightedmean"])
-@pytest.mark.parametrize("combination", ["hs", "rw", "concat", "sum"])
-def test_many_texts_in_a_long_prompt(model, tokens_read, pooling, combination):
-    """The words before the text are read once, and every text's embedding is that of the text alone."""
-    model.config.pooling = pooling
+@pytest.fixture(scope="module", params=["lasttoken", "mean", "weightedmean"])
+def alone(request, loaded):
+    """A model of each pooling, and its HS and RW of every text in the long prompt, each read alone."""
+    model = loaded.with_config(pooling=request.param)
     with torch.no_grad():
-        alone = [model(**model.tokenize(text, prompt=LONG_PROMPT), combination=combination) for text in MANY]
-    tokens_read.clear()
+        outputs = [model(**model.tokenize(text, prompt=LONG_PROMPT)) for text in MANY]
+    return model, [(output.pooled_hidden_state[0].numpy(), output.router_weights[0].numpy()) for output in outputs]
+
+
+@pytest.mark.parametrize("combination", ["hs", "rw", "concat", "sum"])
+def test_many_texts_in_a_long_prompt(alone, tokens_read, combination):
+    """The words before the text are read once, and every text's embedding is that of the text alone."""
+    model, features = alone
     embeddings = model.encode(MANY, prompt=LONG_PROMPT, combination=combination)
-    assert np.abs(embeddings - torch.cat([output.embeddings for output in alone]).numpy()).max() < 1e-5
+    expected = [reference.embedding(h, r, combination, model.config.alpha) for h, r in features]
+    assert np.abs(embeddings - expected).max() < 1e-5
     ids = model.tokenizer([LONG_PROMPT.format(text=text) for text in MANY])["input_ids"]
     prefix = common_prefix(ids)
     assert len(prefix) > 15

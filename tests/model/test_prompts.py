@@ -64,12 +64,12 @@ def test_a_cut_text_keeps_the_template_whole(tokenizer, template, max_length):
     if len(tokenizer(head + "x" + tail)["input_ids"]) > max_length:
         pytest.skip("this tokenizer needs more for the template alone")
     ids, cut = tokenize(tokenizer, HARD, template, max_length)
-    full = [tokenizer(head + text + tail)["input_ids"] for text in HARD]
+    full = tokenizer([head + text + tail for text in HARD])["input_ids"]
     assert cut == sum(len(row) > max_length for row in full) > 0
     for text, row, uncut in zip(HARD, ids, full, strict=True):
         assert len(row) <= max_length
         if len(uncut) > max_length:
-            beginnings = [tokenizer(head + text[:end] + tail)["input_ids"] for end in range(1, len(text))]
+            beginnings = tokenizer([head + text[:end] + tail for end in range(1, len(text))])["input_ids"]
             assert row in beginnings
             kept = len(beginnings) - beginnings[::-1].index(row)
             assert len(tokenizer(head + text[: kept + 1] + tail)["input_ids"]) > max_length, (

@@ -1,5 +1,6 @@
 """Every choice of the configuration against the judge, on what the backbone gives when it runs alone on one text."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -25,16 +26,31 @@ def traces(loaded):
     return result
 
 
+@pytest.fixture(scope="module")
+def judged(traces):
+    """HS and RW of each text as the judge has them, by pooling and activation."""
+
+    @functools.cache
+    def features(pooling, activation):
+        layers = range(len(traces[0][1]))
+        return [
+            (
+                reference.hidden_state(hidden, -1, pooling),
+                reference.routing_weights(logits, layers, activation, pooling),
+            )
+            for hidden, logits in traces
+        ]
+
+    return features
+
+
 @pytest.mark.parametrize("activation", ["softmax", "logits"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("combination", COMBINATIONS)
-def test_every_combination_and_pooling(model, traces, combination, pooling, activation):
+def test_every_combination_and_pooling(model, judged, combination, pooling, activation):
     model.config.pooling, model.config.router_activation = pooling, activation
     embeddings = model.encode(TEXTS, combination=combination, alpha=0.7)
-    layers = range(len(traces[0][1]))
-    for embedding, (hidden, logits) in zip(embeddings, traces, strict=True):
-        h = reference.hidden_state(hidden, -1, pooling)
-        r = reference.routing_weights(logits, layers, activation, pooling)
+    for embedding, (h, r) in zip(embeddings, judged(pooling, activation), strict=True):
         assert embedding == pytest.approx(reference.embedding(h, r, combination, 0.7), rel=1e-4, abs=1e-4)
     assert embeddings.dtype == np.float32
 

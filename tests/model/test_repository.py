@@ -24,13 +24,7 @@ def embeddings(model):
         return model(input_ids=IDS).embeddings
 
 
-@pytest.mark.parametrize("source", ["embedded", "deepseek"])
-def test_folder_loads_in_a_process_without_the_package(source, tmp_path):
-    model = MoEEModel.from_pretrained(
-        "embedded" if source == "embedded" else GOLDEN / source, alpha=0.5, pooling="mean"
-    )
-    model.save_pretrained(tmp_path / "saved")
-    script = f"""
+STRANGER = f"""
 import sys
 
 class Hidden:
@@ -41,17 +35,35 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 import numpy as np, torch
 from transformers import AutoModel
-model = AutoModel.from_pretrained({str(tmp_path / "saved")!r}, trust_remote_code=True)
-assert "moee_hf" not in sys.modules and type(model).__module__.startswith("transformers_modules")
-with torch.no_grad():
-    vectors = [model(input_ids=torch.tensor({IDS.tolist()})).embeddings.numpy()]
-if {source == "embedded"}:
-    vectors.append(model.encode({TEXTS!r}))
-np.savez({str(tmp_path / "vectors.npz")!r}, *vectors)
+
+for folder in sys.argv[1:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert "moee_hf" not in sys.modules and type(model).__module__.startswith("transformers_modules")
+    with torch.no_grad():
+        vectors = [model(input_ids=torch.tensor({IDS.tolist()})).embeddings.numpy()]
+    if model.config.backbone_config.model_type == "olmoe":  # the other has no tokenizer
+        vectors.append(model.encode({TEXTS!r}))
+    np.savez(f"{{folder}}.npz", *vectors)
 """
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache")}
-    subprocess.run([sys.executable, "-I", "-c", script], check=True, env=environment, cwd=tmp_path)
-    vectors = np.load(tmp_path / "vectors.npz")
+
+
+@pytest.fixture(scope="module")
+def read_by_a_stranger(tmp_path_factory):
+    """Models, and the files of what a process without the package computes with the folders they were saved in."""
+    root = tmp_path_factory.mktemp("stranger")
+    sources = {"embedded": "embedded", "deepseek": GOLDEN / "deepseek"}
+    models = {name: MoEEModel.from_pretrained(source, alpha=0.5, pooling="mean") for name, source in sources.items()}
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+    environment = os.environ | {"HF_HOME": str(root / "cache")}
+    folders = [root / name for name in models]
+    subprocess.run([sys.executable, "-I", "-c", STRANGER, *folders], check=True, env=environment, cwd=root)
+    return {name: (model, np.load(root / f"{name}.npz")) for name, model in models.items()}
+
+
+@pytest.mark.parametrize("source", ["embedded", "deepseek"])
+def test_folder_loads_in_a_process_without_the_package(read_by_a_stranger, source):
+    model, vectors = read_by_a_stranger[source]
     assert np.array_equal(vectors["arr_0"], embeddings(model).numpy())
     if source == "embedded":
         assert np.array_equal(vectors["arr_1"], model.encode(TEXTS))

@@ -23,12 +23,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sentences(folder) -> SentenceTransformer:
     return SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reference(folder) -> MoEEModel:
     return MoEEModel.from_pretrained(folder)
 
@@ -70,8 +70,10 @@ def test_similarity(sentences, reference):
     torch.testing.assert_close(got, reference.similarity(embeddings, embeddings))
 
 
-def test_a_long_text_loses_its_end_and_the_prompt_nothing(sentences, reference):
-    sentences.max_seq_length = reference.config.max_length = 24
+def test_a_long_text_loses_its_end_and_the_prompt_nothing(folder, reference):
+    sentences = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    reference = reference.with_config(max_length=24)
+    sentences.max_seq_length = 24
     assert sentences.max_seq_length == 24
     assert_same(sentences.encode([LONG, "short"]), reference.encode([LONG, "short"]))
     ids = sentences.preprocess([LONG], prompt=reference.config.prompt_template("prompteol"))["input_ids"][0]
@@ -108,8 +110,8 @@ def test_what_it_saves_is_a_whole_repository(sentences, reference, tmp_path):
 
 
 def test_standardized(folder, reference, tmp_path):
+    reference = reference.with_config(standardize=True)
     set_random_statistics(reference)
-    reference.config.standardize = True
     reference.save_pretrained(tmp_path)
     sentences = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
     assert_same(sentences.encode(TEXTS), reference.encode(TEXTS))
