@@ -105,13 +105,15 @@ def test_only_texts_read_both_ways_need_a_mask(model_type, changes, needed):
     assert [mask is not None for mask in masks] == [needed]
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize(
     ("model_type", "changes"), [("olmoe", {}), ("phimoe", dict(short_mscale=1.0, long_mscale=2.0))]
 )
 def test_texts_that_change_the_positions_of_others_are_read_apart(loaded, model_type, changes, dtype, atol):
     tokenizer = loaded.tokenizer
-    model = tiny_model(model_type, rope_parameters=LONGROPE | changes, vocab_size=len(tokenizer)).to(dtype)
+    model = tiny_model(model_type, rope_parameters=LONGROPE | changes, vocab_size=len(tokenizer))
+    # with the weights of seed 0, rounding in transformers 5.19 decides between two experts that nearly tie
+    model = redraw(model, seed=1).to(dtype)
     model.tokenizer = tokenizer
     texts, batches = ["word " * length for length in range(1, 20)], []
     alone = np.stack([model.encode(text, prompt_name="none", combination="concat") for text in texts])
