@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, OlmoeForC
 
 from moee_hf import MoEEModel
 
+sys.path.append(str(ROOT / "upload_scripts"))  # as for a script that is run
 spec = importlib.util.spec_from_file_location("pretrain_embedded", ROOT / "upload_scripts" / "pretrain_embedded.py")
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)

@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import math
-import re
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from pretraining_corpus import END, LONG, PAD, SHORT, Rows, first_merges, read_documents, rows_of, train_tokenizer
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
 from moee_hf.cli.flags import positive_int
 
-END, PAD = "<|endoftext|>", "<|pad|>"
-LONG, SHORT = 256, 64  # tokens of a row of consecutive text, and of one that starts with a sentence
 HEAD_SIZE = 64
 # what token embeddings that are given are multiplied by, at a step: their scale is small, 3, while the layers begin to
 # learn; then 16 and 32, large beside what the layers add to them, so that what the words mean is not drowned
 RAISES = {0: 3, 800: 16 / 3, 2000: 2}
 MAX_BYTES = 20_000_000  # of the folder
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\u201d]?\s+(?=[A-Z\"'\u201c])")
 # flags, with their defaults; like the other FIXED ones, a run cannot change them on its way
 SIZES = {
     "vocabulary": (8192, "tokens"),
@@ -49,71 +44,6 @@ SIZES = {
 }
 FIXED = ("train", "valid", "warm_start", "seed", "learning_rate", *(name.replace("-", "_") for name in SIZES))
 CHECKPOINT = "checkpoint.pt"
-
-
-class Rows(NamedTuple):
-    """Token ids of documents: every other one in long rows, the others in short rows, padded at the end."""
-
-    long: np.ndarray  # [N, LONG]
-    short: np.ndarray  # [M, SHORT]
-
-
-def read_documents(path: Path) -> list[str]:
-    """Return the documents of a file, one a line; `.zst` is decompressed.
-
-    Raises:
-        ValueError: If there is none, or the file needs a package that is not there.
-        OSError: If the file cannot be read.
-    """
-    if path.suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError(f"{path}: expected the package zstandard, to read it. pip install zstandard") from None
-        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-            lines = list(io.TextIOWrapper(stream, encoding="utf-8"))
-    else:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    if len(documents := [line.strip() for line in lines if line.strip()]) < 2:
-        raise ValueError(f"{path}: expected two documents or more, one a line; got {len(documents)}.")
-    return documents
-
-
-def train_tokenizer(documents: list[str], size: int) -> Tokenizer:
-    """Return a byte-level BPE of so many tokens, trained on documents."""
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[END, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer = _byte_level(models.BPE())
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
-
-
-def first_merges(donor: Tokenizer, size: int) -> tuple[Tokenizer, list[int]]:
-    """Return the first tokens of a byte-level BPE as a tokenizer, and the donor's ids of all its tokens.
-
-    Raises:
-        ValueError: If it is no byte-level BPE with an end of text.
-    """
-    state = json.loads(donor.to_str())
-    model, end = state["model"], donor.token_to_id(END)
-    if model["type"] != "BPE" or "ByteLevel" not in json.dumps(state["pre_tokenizer"]) or end is None:
-        raise ValueError(f"--warm-start: expected a byte-level BPE with {END}; got another tokenizer.")
-    ids = model["vocab"]
-    kept = {token: ids[token] for token in sorted(pre_tokenizers.ByteLevel.alphabet()) if token in ids}
-    merges: list[tuple[str, str]] = []
-    for merge in model["merges"]:
-        if len(kept) + 2 == size:
-            break
-        first, second = merge if isinstance(merge, list) else merge.split(" ")
-        merges.append((first, second))
-        kept[first + second] = ids[first + second]
-    tokenizer = _byte_level(models.BPE({token: i for i, token in enumerate([END, PAD, *kept])}, merges))
-    tokenizer.add_special_tokens([END, PAD])
-    return tokenizer, [end, end, *kept.values()]
 
 
 def load_donor(source: str) -> tuple[Tokenizer, torch.Tensor]:
@@ -129,26 +59,6 @@ def project(embeddings: torch.Tensor, size: int) -> torch.Tensor:
     centred = embeddings - embeddings.mean(dim=0)
     components = torch.linalg.svd(centred, full_matrices=False).Vh[:size]
     return F.normalize(centred @ components.T, dim=-1) * math.sqrt(size)
-
-
-def encode(tokenizer: Tokenizer, path: Path) -> Rows:
-    """Return the rows of a file.
-
-    Raises:
-        ValueError: If there is not one long row.
-        OSError: If the file cannot be read.
-    """
-    documents = read_documents(path)
-    end, pad = tokenizer.token_to_id(END), tokenizer.token_to_id(PAD)
-    tokens = np.concatenate([[*ids, end] for ids in _ids(tokenizer, documents[::2])]).astype(np.int32)
-    if len(tokens) < LONG:
-        raise ValueError(f"{path}: expected {LONG} tokens or more in every other document; got {len(tokens)}.")
-    passages = [passage for document in documents[1::2] for passage in _passages(document)]
-    short = np.full((len(passages), SHORT), pad, dtype=np.int32)
-    for row, (_, is_last), ids in zip(short, passages, _ids(tokenizer, [text for text, _ in passages]), strict=True):
-        ids = [*ids, end][:SHORT] if is_last else ids[:SHORT]
-        row[: len(ids)] = ids
-    return Rows(tokens[: len(tokens) // LONG * LONG].reshape(-1, LONG), short)
 
 
 def batch(rows: np.ndarray, size: int, step: int, seed: int) -> torch.Tensor:
@@ -389,31 +299,6 @@ def _save(model: OlmoeForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=2 * LONG, **names).save_pretrained(folder)
 
 
-def _byte_level(model: models.BPE) -> Tokenizer:
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _ids(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
-    for start in range(0, len(texts), 1000):
-        for encoding in tokenizer.encode_batch(texts[start : start + 1000], add_special_tokens=False):
-            yield encoding.ids
-
-
-def _passages(document: str) -> Iterator[tuple[str, bool]]:
-    """Consecutive sentences, together long enough for a short row, and whether the document ends with them."""
-    passage: list[str] = []
-    for sentence in SENTENCE_END.split(document):
-        passage.append(sentence)
-        if sum(len(part) + 1 for part in passage) > 5 * SHORT:
-            yield " ".join(passage), False
-            passage = []
-    if passage:
-        yield " ".join(passage), True
-
-
 def _vocabulary(arguments: argparse.Namespace, work: Path, goes_on: bool) -> tuple[Tokenizer, torch.Tensor | None]:
     """The tokenizer, and at the start of a run the token embeddings to start with."""
     path, embeddings = work / "tokenizer.json", None
@@ -440,7 +325,7 @@ def _kept_rows(tokenizer: Tokenizer, path: Path, work: Path) -> Rows:
     if not kept.is_file():
         _log(f"reads {path}")
         partial = work / "partial.npz"
-        np.savez(partial, **encode(tokenizer, path)._asdict())
+        np.savez(partial, **rows_of(tokenizer, path)._asdict())
         partial.replace(kept)
     arrays = np.load(kept)
     return Rows(arrays["long"], arrays["short"])

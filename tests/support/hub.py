@@ -16,74 +16,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from support.hub_cards import card_errors, metadata
+from support.hub_files import GITATTRIBUTES, File, Moved, Refusal, Repository, git_oid, regular_file, shard_entries
+
 USERS = {"hf_author": "author", "hf_stranger": "stranger"}
-GITATTRIBUTES = b"".join(
-    f"*.{ext} filter=lfs diff=lfs merge=lfs -text\n".encode() for ext in ("bin", "npz", "pt", "safetensors")
-)
 LARGE = 10 * 2**20  # bytes from which the Hub keeps any file in LFS
-
-# https://huggingface.co/docs/hub/repositories-licenses, those of general use
-LICENSES = set(
-    "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigcode-openrail-m afl-3.0 artistic-2.0 "
-    "bsl-1.0 bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nd-4.0 "
-    "cc-by-nc-sa-4.0 cc-by-nc-nd-4.0 epl-2.0 eupl-1.1 agpl-3.0 gpl-3.0 lgpl-3.0 isc mpl-2.0 odc-by odbl postgresql "
-    "unlicense zlib llama2 llama3 gemma unknown other".split()
-)
-# https://huggingface.co/tasks, those of text
-TASKS = set(
-    "text-classification token-classification question-answering zero-shot-classification translation summarization "
-    "feature-extraction text-generation fill-mask sentence-similarity text-ranking".split()
-)
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of a commit; `content` is None where only the Xet storage has it."""
-
-    size: int
-    oid: str
-    sha256: str | None = None
-    content: bytes | None = None
-
-
-@dataclass
-class Repository:
-    private: bool = False
-    gated: bool = False
-    commits: dict[str, dict[str, File]] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
-
-    def commit(self, branch: str, files: dict[str, File]) -> str:
-        listing = sorted((path, file.oid) for path, file in files.items())
-        sha = hashlib.sha1(repr((listing, self.branches.get(branch), len(self.commits))).encode()).hexdigest()
-        self.commits[sha] = files
-        self.branches[branch] = sha
-        return sha
-
-    def resolve(self, revision: str) -> str:
-        sha = self.branches.get(revision, revision)
-        if sha not in self.commits:
-            raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        return sha
-
-
-class Refusal(Exception):
-    """An answer that is an error, as the Hub words it."""
-
-    def __init__(self, status: int, code: str | None, message: str):
-        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
-        self.response = JSONResponse({"error": message}, status, headers)
 
 
 class Hub:
@@ -117,7 +63,7 @@ class Hub:
         for name, value in attributes.items():
             setattr(repository, name, value)
         old = self.files(repo_id) if repository.branches else {}
-        return repository.commit("main", old | {path: _regular(content) for path, content in files.items()})
+        return repository.commit("main", old | {path: regular_file(content) for path, content in files.items()})
 
     def requests(self, pattern: str) -> list[str]:
         """The requests so far whose method and path match the regular expression."""
@@ -222,7 +168,7 @@ class Hub:
             raise Refusal(403, None, f"You don't have the rights to create a model under this namespace: {repo_id}")
         private = wanted.get("private") or wanted.get("visibility") == "private"
         self.repositories[repo_id] = Repository(private=bool(private))
-        self.repositories[repo_id].commit("main", {".gitattributes": _regular(GITATTRIBUTES)})
+        self.repositories[repo_id].commit("main", {".gitattributes": regular_file(GITATTRIBUTES)})
         return JSONResponse(answer)
 
     def validate_yaml(self, request: Request, body: bytes) -> Response:
@@ -233,7 +179,7 @@ class Hub:
     def info(self, request: Request, body: bytes) -> Response:
         repo_id, repository = self._repository(request)
         sha = repository.resolve(request.path_params.get("rev", "main"))
-        card = _metadata(repository.commits[sha].get("README.md"))
+        card = metadata(readme.content or b"") if (readme := repository.commits[sha].get("README.md")) else {}
         siblings = [{"rfilename": path} for path in sorted(repository.commits[sha])]
         answer = {"_id": sha[:24], "id": repo_id, "modelId": repo_id, "sha": sha, "private": repository.private}
         answer |= {"siblings": siblings, "tags": card.get("tags", []), "cardData": card, "gated": repository.gated}
@@ -286,12 +232,12 @@ class Hub:
             if key == "header" and value.get("parentCommit", head) != head:
                 raise Refusal(412, None, "A commit has happened since. Please refresh and try again.")
             if key == "file":
-                files[value["path"]] = _regular(base64.b64decode(value["content"]))
+                files[value["path"]] = regular_file(base64.b64decode(value["content"]))
             elif key == "lfsFile":
                 oid, content = value["oid"], self.lfs.get(value["oid"])
                 if content is None and oid not in self.xet_hashes():
                     raise Refusal(400, None, f"LFS pointer points to a file that does not exist: {value['path']}")
-                files[value["path"]] = File(value["size"], _git_oid(oid.encode()), oid, content)
+                files[value["path"]] = File(value["size"], git_oid(oid.encode()), oid, content)
             elif key == "deletedFile":
                 del files[value["path"]]
         sha = repository.commit(branch, files)
@@ -326,7 +272,7 @@ class Hub:
 
     def xet_hashes(self) -> dict[str, str]:
         """The Xet hash of every file in the store, by SHA-256, read from its shards."""
-        return dict(pair for shard in self.xet_store.rglob("*.mdb") for pair in _shard_entries(shard.read_bytes()))
+        return dict(pair for shard in self.xet_store.rglob("*.mdb") for pair in shard_entries(shard.read_bytes()))
 
     def _xet_hash(self, file: File) -> str | None:
         return self.xet_hashes().get(file.sha256 or "") if file.content is None else None
@@ -370,95 +316,9 @@ def serve(app: Starlette, listener: socket.socket) -> Iterator[str]:
         thread.join()
 
 
-class Moved(Refusal):
-    """The answer for a repository that has another name now."""
-
-    def __init__(self, path: str):
-        self.response = RedirectResponse(path, 307)
-
-
-def card_errors(content: str) -> list[str]:
-    """What the Hub refuses in the metadata of a model card."""
-    match = re.match(r"^---\r?\n(.*?)\r?\n---", content, re.DOTALL)
-    try:
-        card = yaml.safe_load(match[1]) if match else {}
-    except yaml.YAMLError as error:
-        return [str(error)]
-    errors = []
-    if "license" in card and card["license"] not in LICENSES:
-        errors.append('"license" must be one of the known identifiers')
-    if card.get("license") == "other" and not re.fullmatch(r"[a-z0-9-.]+", card.get("license_name", "unnamed")):
-        errors.append('"license_name" must be lower-case letters, digits, - and .')
-    if "license_name" in card and not card.get("license_link"):
-        errors.append('"license_link" must be the name of a file or a link')
-    if "pipeline_tag" in card and card["pipeline_tag"] not in TASKS:
-        errors.append('"pipeline_tag" must be a known task')
-    if not all(isinstance(tag, str) for tag in card.get("tags", [])):
-        errors.append('"tags" must be strings')
-    if not isinstance(card.get("library_name", ""), str):
-        errors.append('"library_name" must be a string')
-    bases = card.get("base_model", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base)):
-            errors.append(f'"base_model" with value "{base}" is not valid. Use a model id from https://hf.co/models.')
-    if card.get("base_model_relation", "finetune") not in ("finetune", "adapter", "quantized", "merge"):
-        errors.append('"base_model_relation" must be one of finetune, adapter, quantized, merge')
-    languages = card.get("language", [])
-    for language in [languages] if isinstance(languages, str) else languages:
-        if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", str(language)):
-            errors.append('"language" must be ISO 639 codes')
-    for example in card.get("widget", []):
-        errors += _widget_errors(example)
-    return errors
-
-
-def _widget_errors(example: dict[str, Any]) -> list[str]:
-    # WidgetExample of @huggingface/tasks
-    known = {"text", "source_sentence", "sentences", "example_title", "group", "parameters", "output"}
-    errors = [f'"widget": unknown key {key}' for key in example.keys() - known]
-    if "source_sentence" in example:
-        if not all(isinstance(sentence, str) for sentence in example.get("sentences", [None])):
-            errors.append('"widget": "sentences" must be strings')
-    elif not isinstance(example.get("text"), str):
-        errors.append('"widget": expected "text", or "source_sentence" and "sentences"')
-    for label in example.get("output", []):
-        if set(label) != {"label", "score"} or not isinstance(label["score"], float):
-            errors.append('"widget": "output" must be labels with scores')
-    return errors
-
-
-def _metadata(readme: File | None) -> dict[str, Any]:
-    match = re.match(rb"^---\n(.*?)\n---", readme.content or b"", re.DOTALL) if readme else None
-    return yaml.safe_load(match[1]) if match else {}
-
-
-def _git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _regular(content: bytes) -> File:
-    return File(len(content), _git_oid(content), None, content)
-
-
 def _content(request: Request, content: bytes, headers: dict[str, str]) -> Response:
     if match := re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", "")):
         start, end = int(match[1]), int(match[2] or len(content) - 1)
         headers = headers | {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
         return Response(content[start : end + 1], 206, headers)
     return Response(content, headers=headers)
-
-
-def _shard_entries(shard: bytes) -> Iterator[tuple[str, str]]:
-    """SHA-256 and Xet hash of the files that a Xet shard describes: 48-byte records after a 48-byte header."""
-    position = 48
-    while (header := shard[position : position + 48])[:32] != b"\xff" * 32:
-        flags, entries = (int.from_bytes(header[i : i + 4], "little") for i in (32, 36))
-        position += 48 * (1 + entries * (2 if flags >> 31 else 1))
-        if flags >> 30 & 1:
-            yield _hex(shard[position : position + 32]), _hex(header[:32])
-            position += 48
-
-
-def _hex(digest: bytes) -> str:
-    # Xet writes a hash as four little-endian numbers
-    return "".join(f"{int.from_bytes(digest[i : i + 8], 'little'):016x}" for i in range(0, 32, 8))
