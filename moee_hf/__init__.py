@@ -26,7 +26,7 @@ AutoConfig.register(MoEEConfig.model_type, MoEEConfig, exist_ok=True)
 AutoModel.register(MoEEConfig, MoEEModel, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline("moee-embedding", MoEEPipeline, pt_model=AutoModel, type="text")
 
-# what save_pretrained writes carries its code, for those who have not
+# what save_pretrained writes carries its code, so that it loads without this package
 MoEEConfig.register_for_auto_class()
 MoEEModel.register_for_auto_class("AutoModel")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import transformers
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
-        print(f"moee: {_with_flag(str(error), arguments.flags)}", file=sys.stderr)
+        print(f"moee: {_with_flag(str(error), arguments)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("moee: interrupted", file=sys.stderr)
@@ -58,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _with_flag(message: str, flags: Collection[str]) -> str:
+def _with_flag(message: str, arguments: argparse.Namespace) -> str:
     """Name a flag where the message of an error begins with the argument of Python that it stands for."""
     name, colon, rest = message.partition(":")
-    return f"--{name.replace('_', '-')}{colon}{rest}" if name in flags else message
+    # a file or folder may have the name of a flag
+    is_flag = name in arguments.flags and name not in vars(arguments).values()
+    return f"--{name.replace('_', '-')}{colon}{rest}" if is_flag else message

@@ -80,12 +80,13 @@ def with_texts(
 
 def _metadata(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, str]:
     """How the embeddings are made, to keep beside them."""
+    mix = config.mix(arguments.combination, arguments.alpha)
     return {
         "model": arguments.model,
         "revision": arguments.revision or "",
-        "prompt": config.default_prompt_name or "none" if arguments.prompt is None else arguments.prompt,
-        "combination": arguments.combination or config.combination,
-        "alpha": str(config.alpha if arguments.alpha is None else arguments.alpha),
+        "prompt": arguments.prompt or config.default_prompt_name or "none",
+        "combination": mix.combination,
+        "alpha": str(mix.alpha),
         "normalized": str(arguments.normalize),
         "moee_hf": __version__,
     }

@@ -62,7 +62,9 @@ class MoEEEncoder:
         **kwargs: Any,
     ):
         if isinstance(model, Features) and kwargs:
-            raise TypeError(f"MoEEEncoder: expected {', '.join(kwargs)} with a model; got features, which are made.")
+            raise TypeError(
+                f"MoEEEncoder: expected {', '.join(kwargs)} with a model; got features, which have their own."
+            )
         self.features = model if isinstance(model, Features) else Features(model, **kwargs)
         self._options = {"combination": combination, "alpha": alpha, "standardize": standardize, "corpus": corpus}
         if corpus is not None and standardize is None:

@@ -60,7 +60,7 @@ class Features:
     ):
         self.model = model.with_config(**{name: value for name, value in fields.items() if value is not None})
         self.template = self.model.config.find_prompt(prompt)
-        names = {template: name for name, template in (PROMPTS | (self.model.config.prompts or {})).items()}
+        names = {template: name for name, template in self.model.config.known_prompts.items()}
         self.prompt = names.get(self.template, self.template)
         self.random = random
         self._batch_size, self._store = batch_size, store

@@ -1,9 +1,10 @@
 """The model. Every other file of this folder is copied, verbatim and flat, into each repository that is saved.
 
-Hence the rule: a file here imports the standard library, the packages that transformers itself needs, and its
-neighbours, as `.name` and by `from ... import ...`; never the package around it, never another folder of it.
+Hence the rule: a file here imports the standard library, torch, transformers and what transformers installs, and its
+neighbours, by `from ... import ...` of `.name`; never the package around it, never another folder of it. The one
+exception is `sentence_moee`, which sentence-transformers alone reads.
 
-To read in this order; no file imports one that stands below it:
+To read in this order; but for types, no file imports one that stands below it:
 
     functional_moee                         the method: pool, route, standardize, combine, compare
     prompts_moee, hub_moee                  texts inside a prompt; files and commits from the Hub

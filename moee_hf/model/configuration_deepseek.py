@@ -58,7 +58,7 @@ class DeepseekConfig(LlamaConfig):
         super().__post_init__(**kwargs)
         if self.scoring_func != "softmax":
             raise ValueError(
-                f"DeepseekConfig.scoring_func: the deepseek architecture scores its experts by 'softmax'; got "
+                "DeepseekConfig.scoring_func: for the deepseek architecture, expected 'softmax'; got "
                 f"{self.scoring_func!r}. A checkpoint that scores otherwise is of another architecture: give its own "
                 "model_type."
             )

@@ -32,7 +32,7 @@ class MoEEConfig(PreTrainedConfig):
         alpha: Weight of the routing similarity in `"sum"`, >= 0.
         pooling: How token values are pooled to one vector: `"lasttoken"`, `"mean"` or `"weightedmean"`.
         hidden_layer: The hidden state that is HS, counted as in `hidden_states` of transformers: 0 are the token
-            embeddings, k is what layer k leaves, -1 is the last layer's after the final norm.
+            embeddings, k is the output of layer k, -1 is the last layer's after the final norm.
         router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do
             not count), negative from the last. None: all.
         router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
@@ -120,6 +120,24 @@ class MoEEConfig(PreTrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
 
+    def choose(self, **fields: Any) -> None:
+        """Set fields that a caller chooses.
+
+        Raises:
+            ValueError: If there is no such field, a field has no such value, or no prompt has the default's name.
+        """
+        if unknown := [name for name in fields if name not in CHOICE_FIELDS]:
+            known = ", ".join(sorted(CHOICE_FIELDS))
+            raise ValueError(f"MoEEConfig: expected fields that can be chosen ({known}); got {unknown[0]!r}.")
+        for name, value in fields.items():
+            setattr(self, name, value)
+        self.prompt_template(self.default_prompt_name)
+
+    @property
+    def known_prompts(self) -> dict[str, str]:
+        """Templates by name: those of `prompts`, and the built-in ones."""
+        return PROMPTS | (self.prompts or {})
+
     def prompt_template(self, prompt_name: str | None) -> str:
         """Return the template of a prompt.
 
@@ -129,7 +147,7 @@ class MoEEConfig(PreTrainedConfig):
         Raises:
             ValueError: If no prompt has this name.
         """
-        prompts = PROMPTS | (self.prompts or {})
+        prompts = self.known_prompts
         if (name := "none" if prompt_name is None else prompt_name) not in prompts:
             raise ValueError(
                 f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}. Another template can be "
@@ -233,11 +251,12 @@ class MoEEConfig(PreTrainedConfig):
         return (combination != "rw") * self.hidden_size + (combination != "hs") * routing_size
 
 
-# found in the backbone; set with the statistics; of a reference repository; all the others are a caller's choice
+# found in the backbone; set with the statistics; where the weights are, of a reference repository
 _BACKBONE_FIELDS = {"backbone_config", "router_shape"}
 _STATISTICS_FIELDS = {"calibrated", "calibration"}
 _REFERENCE_FIELDS = {"base_model_name_or_path", "base_model_revision"}
-CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - _STATISTICS_FIELDS
+# what a caller chooses, as arguments of `from_pretrained` or in a recipe
+CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - _STATISTICS_FIELDS - _REFERENCE_FIELDS
 
 
 def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwargs: Any) -> MoEEConfig:
@@ -282,7 +301,7 @@ def _fields_beside(folder: str, **kwargs: Any) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OSError(f"{path}: expected JSON; {error}. Fetch it again.") from error
-    known = CHOICE_FIELDS - _REFERENCE_FIELDS | _STATISTICS_FIELDS
+    known = CHOICE_FIELDS | _STATISTICS_FIELDS
     if not isinstance(fields, dict) or not fields.keys() <= known:
         raise OSError(f"{path}: expected a mapping of {', '.join(sorted(known))}; got {fields!r}.")
     return fields

@@ -64,7 +64,7 @@ def experts_forward(
     weights = F.pad(top_k_weights[kept].flatten()[order], (0, LARGE_MULTIPLE))[:, None]
     # drop experts sharded to other devices
     counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()
-    has_norm = getattr(self, "has_post_expert_norm", False)  # transformers 5.19 has it not
+    has_norm = getattr(self, "has_post_expert_norm", False)  # transformers 5.19 does not have it
     # weight before down_proj (fewer columns) unless a bias or norm follows it
     weight_first = not (self.has_bias or has_norm)
     weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_

@@ -42,7 +42,7 @@ class Mix:
         normalize: Whether the vector is brought to length 1.
 
     Raises:
-        ValueError: If `combination` or `alpha` is none of these.
+        ValueError: If `combination` is unknown, or `alpha` is not a finite number >= 0.
     """
 
     combination: str
@@ -53,6 +53,16 @@ class Mix:
     def __post_init__(self) -> None:
         check_choice("combination", self.combination, COMBINATIONS)
         check_alpha("alpha", self.alpha)
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether HS is a part of the vector."""
+        return self.combination != "rw"
+
+    @property
+    def reads_routing(self) -> bool:
+        """Whether RW is a part of the vector."""
+        return self.combination != "hs"
 
 
 def pad_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -175,7 +185,7 @@ def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha
         Tensor of shape `(batch_size, embedding_size)`.
 
     Raises:
-        ValueError: If `combination` or `alpha` is none of these.
+        ValueError: If `combination` is unknown, or `alpha` is not a finite number >= 0.
     """
     check_choice("combination", combination, COMBINATIONS)
     check_alpha("alpha", alpha)
@@ -218,7 +228,7 @@ def similarity(a: Any, b: Any) -> torch.Tensor:
     Raises:
         ValueError: If the vectors differ in size, or a set has more than two dimensions.
     """
-    a, b = _unit_rows(a), _unit_rows(b)
+    a, b = _unit_rows("similarity", a), _unit_rows("similarity", b)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"similarity: expected vectors of one size; got {a.shape[1]} and {b.shape[1]}.")
     with torch.autocast(a.device.type, enabled=False):
@@ -238,7 +248,7 @@ def similarity_pairwise(a: Any, b: Any) -> torch.Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    a, b = _unit_rows(a), _unit_rows(b)
+    a, b = _unit_rows("similarity_pairwise", a), _unit_rows("similarity_pairwise", b)
     if a.shape != b.shape:
         raise ValueError(
             f"similarity_pairwise: expected two sets of the same shape; got {tuple(a.shape)} and {tuple(b.shape)}. "
@@ -247,10 +257,13 @@ def similarity_pairwise(a: Any, b: Any) -> torch.Tensor:
     return (a * b).sum(dim=-1)
 
 
-def _unit_rows(vectors: Any) -> torch.Tensor:
+def _unit_rows(name: str, vectors: Any) -> torch.Tensor:
     if isinstance(vectors, list | tuple) and vectors and not isinstance(vectors[0], int | float):
-        vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
+        rows = [torch.as_tensor(vector) for vector in vectors]
+        if len(shapes := {tuple(row.shape) for row in rows}) > 1:
+            raise ValueError(f"{name}: expected vectors of one size; got the shapes {sorted(shapes)}.")
+        vectors = torch.stack(rows)
     vectors = torch.as_tensor(vectors).float()
     if vectors.ndim not in (1, 2):
-        raise ValueError(f"similarity: expected one vector or a set of them; got the shape {tuple(vectors.shape)}.")
+        raise ValueError(f"{name}: expected one vector or a set of them; got the shape {tuple(vectors.shape)}.")
     return F.normalize(vectors[None] if vectors.ndim == 1 else vectors, dim=-1)

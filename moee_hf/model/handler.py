@@ -44,7 +44,10 @@ class EndpointHandler:
         if options.pop("truncate", True) is not True or options.pop("truncation_direction", "right") != "right":
             raise ValueError("truncate: expected true, and truncation_direction 'right': long texts lose their end.")
         if unknown := options.keys() - {"normalize", "prompt_name", "prompt", "combination", "alpha"}:
-            raise ValueError(f"parameters: expected those of encode; got {sorted(unknown)}.")
+            raise ValueError(
+                "parameters: expected among normalize, prompt_name, prompt, combination and alpha; got "
+                f"{sorted(unknown)}."
+            )
         options["normalize_embeddings"] = options.pop("normalize", False)
         if not isinstance(options["normalize_embeddings"], bool):
             raise ValueError(f"normalize: expected true or false; got {options['normalize_embeddings']!r}.")

@@ -7,14 +7,14 @@ How a lean pass runs, in order:
 2. `run_batch` makes a `Capture`: what is wanted of the pass, and the mask. For as long as the pass runs, it is the
    active capture of this thread or task. The backbone runs as transformers wrote it; hooks that were installed when
    the model was built look for the active capture, and do nothing without one.
-3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. Behind each router, one
-   pools its routing weights. Both go on from the means over the prefix, if there is one.
-4. The experts leave out padding (`unpadded_rows`). In the last layer, the output projection of attention and the MoE
-   block compute no token but each text's last (`keep_last_token`), where that one is all that is pooled.
+3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. After each router, another
+   hook pools its routing weights. Both go on from the means over the prefix, if there is one.
+4. On the CPU, with many tokens, the experts skip padding (`unpadded_rows`). In the last layer, the output projection
+   of attention and the MoE block compute only each text's last token (`keep_last_token`), where only that is pooled.
 5. When all that is wanted has been read, the capture raises `_CompleteError`: no later layer runs. The error ends the
    `with` block and goes no further.
 
-A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 and 5 fall away.
+A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 and 5 are skipped.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from transformers import DynamicCache
 from transformers.utils import logging
 
-from .backbone_moee import longrope_length, quirk_of, text_model_of
+from .backbone_moee import layer_to_read, longrope_length, quirk_of, text_model_of
 from .batching_moee import Batches, keeps_kernels, padded_length, token_budget
 from .capture_moee import Capture, Wanted
-from .functional_moee import pad_right, token_weights
+from .functional_moee import Mix, combine, pad_right, token_weights
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
 from .prompts_moee import TextError, tokenize
 
@@ -39,6 +41,31 @@ logger = logging.get_logger(__name__)
 
 # texts over 16 prefixes long skip the cache: unmasked causal attention costs half of masked attention over a prefix
 MAX_TIMES_LONGER = 16
+
+
+def wanted_of(model: MoEEModel, mix: Mix | None = None) -> Wanted:
+    """Return what is read of a forward pass for embeddings of this mix. None: HS and RW.
+
+    Raises:
+        ValueError: If the configuration names a layer that the backbone does not have.
+    """
+    config = model.config
+    return Wanted(
+        routers=tuple(config.router_indices) if mix is None or mix.reads_routing else (),
+        hidden=mix is None or mix.reads_hidden,
+        layer=layer_to_read(config.hidden_layer, model.num_layers),
+        pooling=config.pooling,
+        activation=config.router_activation,
+    )
+
+
+def embeddings_of(model: MoEEModel, capture: Capture, mix: Mix) -> torch.Tensor:
+    """Return the embeddings of a batch, of shape `(batch_size, embedding_size)`, from what a forward pass gave."""
+    hidden, routing = capture.hidden, capture.routing_weights()  # [B, D], [B, L, E]
+    if mix.standardize:
+        hidden, routing = model.statistics(hidden, routing, capture.wanted.routers)
+    vectors = combine(hidden, routing, mix.combination, mix.alpha)  # [B, N]
+    return F.normalize(vectors, dim=-1) if mix.normalize else vectors
 
 
 def run_texts(
@@ -85,7 +112,7 @@ def run_prefix(model: MoEEModel, ids: list[int], wanted: Wanted) -> Prefix:
     """Run tokens with which several texts begin, once for all of them; arguments are those of `run_batch`."""
     cache = empty_cache(model.model)
     batch = pad([ids], input_device(model))
-    capture = _run(model, batch, Capture(wanted, batch["attention_mask"], lean=True), cache)
+    capture = _run(model, batch, wanted, cache, lean=True)
     weight = token_weights(batch["attention_mask"], wanted.pooling).sum()
     return Prefix(len(ids), PrefixCache(cache), capture.hidden, capture.routing, weight)
 
@@ -113,14 +140,21 @@ def run_batch(
     Raises:
         ValueError: If the backbone cannot give what is wanted.
     """
-    cache = None if prefix is None else prefix.cache
-    return _run(model, batch, Capture(wanted, batch["attention_mask"], lean, prefix), cache)
+    return _run(model, batch, wanted, None if prefix is None else prefix.cache, lean, prefix)
 
 
-def _run(model: MoEEModel, batch: dict[str, torch.Tensor], capture: Capture, cache: Any) -> Capture:
+def _run(
+    model: MoEEModel,
+    batch: dict[str, torch.Tensor],
+    wanted: Wanted,
+    cache: DynamicCache | None,
+    lean: bool,
+    prefix: Prefix | None = None,
+) -> Capture:
     text_model = text_model_of(model.model)
-    if quirk_of(text_model).repeats_layers:
-        capture.lean = False  # the pass would end with the first run of a layer
+    # where layers repeat, a lean pass would end with the first run of one
+    lean = lean and not quirk_of(text_model).repeats_layers
+    capture = Capture(wanted, batch["attention_mask"], lean, prefix)
     options: dict[str, Any] = {"use_cache": cache is not None}
     if model.is_causal:  # no token sees the padding behind it, and attention without a mask is faster
         options["attention_mask"] = None
@@ -128,7 +162,7 @@ def _run(model: MoEEModel, batch: dict[str, torch.Tensor], capture: Capture, cac
         options[cache_argument(text_model)] = cache
     with capture:
         output = text_model(**batch | options)
-        if capture.wanted.hidden and capture.wanted.layer is None:
+        if wanted.hidden and wanted.layer is None:
             capture.set_hidden(output.last_hidden_state)
     return capture
 
@@ -172,12 +206,12 @@ def pad(ids: Sequence[list[int]], device: torch.device | str = "cpu", length: in
 
     The sequence is as long as the longest text, or as `length`, if that is more.
     """
-    length = max(length, *map(len, ids))
+    length = max([length, *map(len, ids)])
     input_ids = [row + [0] * (length - len(row)) for row in ids]
     mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
     return {
-        "input_ids": torch.tensor(input_ids, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
+        "input_ids": torch.tensor(input_ids, dtype=torch.long, device=device),
+        "attention_mask": torch.tensor(mask, dtype=torch.long, device=device),
     }
 
 
@@ -189,10 +223,13 @@ def right_padded(
     Raises:
         ValueError: If there are neither ids nor embeddings, or both, shapes do not fit, or a text has no token.
     """
-    values = input_ids if inputs_embeds is None else inputs_embeds
-    if values is None or (input_ids is not None and inputs_embeds is not None):
-        raise ValueError("MoEEModel: expected either input_ids or inputs_embeds; got both or neither.")
-    name, ndim = ("input_ids", 2) if inputs_embeds is None else ("inputs_embeds", 3)
+    if input_ids is not None and inputs_embeds is None:
+        name, values, ndim = "input_ids", input_ids, 2
+    elif inputs_embeds is not None and input_ids is None:
+        name, values, ndim = "inputs_embeds", inputs_embeds, 3
+    else:
+        got = "neither" if input_ids is None else "both"
+        raise ValueError(f"MoEEModel: expected either input_ids or inputs_embeds; got {got}.")
     if values.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} dimensions; got the shape {tuple(values.shape)}.")
     if attention_mask is None:

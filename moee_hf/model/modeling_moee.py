@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .backbone_moee import is_causal, layer_to_read
-from .capture_moee import Capture, Wanted, install_hooks
+from .backbone_moee import is_causal
+from .capture_moee import install_hooks
 from .configuration_moee import MoEEConfig
-from .functional_moee import Mix, combine, similarity, similarity_pairwise, split_concat
-from .inference_moee import input_device, pad, right_padded, run_batch, token_ids
+from .functional_moee import Mix, similarity, similarity_pairwise, split_concat
+from .inference_moee import embeddings_of, input_device, pad, right_padded, run_batch, token_ids, wanted_of
 from .pretrained_moee import MoEEPreTrainedModel
 from .prompts_moee import check_texts
 from .statistics_moee import Statistics, StatisticsFit
@@ -62,7 +63,7 @@ class MoEEModel(MoEEPreTrainedModel):
         super().__init__(config, backbone)
         config.router_shape, self.num_layers = install_hooks(self.model)
         self.is_causal = is_causal(self.model)
-        self.wanted()  # layers that the backbone does not have are refused here, not at the first text
+        wanted_of(self)  # layers that the backbone does not have are refused here, not at the first text
         self.statistics = Statistics(config.hidden_size, config.router_shape)
         with no_init_weights():  # the backbone has its weights
             self.post_init()
@@ -94,9 +95,9 @@ class MoEEModel(MoEEPreTrainedModel):
         """
         mix = self.config.mix(combination, alpha, standardize)
         batch = right_padded(input_ids, attention_mask, inputs_embeds)
-        capture = run_batch(self, batch, self.wanted())
+        capture = run_batch(self, batch, wanted_of(self))
         return MoEEModelOutput(
-            embeddings=self.combine(capture, mix),  # [B, N]
+            embeddings=embeddings_of(self, capture, mix),  # [B, N]
             pooled_hidden_state=capture.hidden,  # [B, D]
             router_weights=capture.routing_weights(),  # [B, L, E]
         )
@@ -184,6 +185,14 @@ class MoEEModel(MoEEPreTrainedModel):
         """
         return pad(token_ids(self, check_texts(texts), self.config.resolve_prompt(prompt_name, prompt)))
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text with its prompt: the configuration's, or what tokenizer and backbone allow."""
+        if self.config.max_length is not None:
+            return self.config.max_length
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return min(limit for limit in (self.tokenizer.model_max_length, positions) if limit)
+
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)
 
@@ -214,7 +223,7 @@ class MoEEModel(MoEEPreTrainedModel):
         """
         template = self.config.resolve_prompt(prompt_name, prompt)
         fit, shape = StatisticsFit(), self.config.router_shape
-        everything = replace(self.wanted(), routers=tuple(range(shape[0])))
+        everything = replace(wanted_of(self), routers=tuple(range(shape[0])))
         for part in embed_stream(self, texts, template, Mix("concat"), batch_size, show_progress_bar, everything):
             fit.update(*split_concat(torch.from_numpy(part), self.config.hidden_size, shape))
         self.set_statistics(**fit.result())
@@ -243,30 +252,18 @@ class MoEEModel(MoEEPreTrainedModel):
                 f"with {now}. Calibrate anew, or pass standardize=False."
             )
 
-    def wanted(self, combination: str = "concat") -> Wanted:
-        """Return what embeddings of this combination read of a forward pass.
-
-        Raises:
-            ValueError: If the configuration names a layer that the backbone does not have.
-        """
-        config = self.config
-        return Wanted(
-            routers=() if combination == "hs" else tuple(config.router_indices),
-            hidden=combination != "rw",
-            layer=layer_to_read(config.hidden_layer, self.num_layers),
-            pooling=config.pooling,
-            activation=config.router_activation,
-        )
-
-    def combine(self, capture: Capture, mix: Mix) -> torch.Tensor:
-        """Return the embeddings of a batch, of shape `(batch_size, embedding_size)`.
+    def with_config(self, **fields: Any) -> MoEEModel:
+        """Return a model that shares the weights of this one, with a configuration and statistics of its own.
 
         Args:
-            capture: What a forward pass gave.
-            mix: How HS and RW become one vector.
+            fields: Choices of `MoEEConfig` in which the two differ, such as `pooling`.
+
+        Raises:
+            ValueError: If `MoEEConfig` has no such choice, a choice has no such value, or the backbone no such layer.
         """
-        hidden, routing = capture.hidden, capture.routing_weights()
-        if mix.standardize:
-            hidden, routing = self.statistics(hidden, routing, capture.wanted.routers)
-        vectors = combine(hidden, routing, mix.combination, mix.alpha)
-        return F.normalize(vectors, dim=-1) if mix.normalize else vectors
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.config, other.statistics = copy.deepcopy(self.config), copy.deepcopy(self.statistics)
+        other.config.choose(**fields)
+        wanted_of(other)  # refuses layers that the backbone does not have
+        return other

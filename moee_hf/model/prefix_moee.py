@@ -64,9 +64,9 @@ def empty_cache(backbone: PreTrainedModel) -> DynamicCache:
 
 
 def cache_argument(text_model: PreTrainedModel) -> str:
-    """Return the name under which a text model takes a cache: `past_key_values` until transformers 5.23, then `cache`.
+    """Return the name of a text model's argument for a cache: `past_key_values` up to transformers 5.23, then `cache`.
 
-    https://github.com/huggingface/transformers: 5.24 renames the argument and warns, 5.40 removes the old name.
+    transformers 5.24 renames the argument and warns, 5.40 removes the old name.
     """
     return "cache" if "cache" in inspect.signature(type(text_model).forward).parameters else "past_key_values"
 

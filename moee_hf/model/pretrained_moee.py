@@ -34,17 +34,18 @@ class Origin:
 
     Args:
         source: Folder or Hub id.
-        revision: Its commit on the Hub. None: a folder.
-        hub_kwargs: How the Hub was asked (`token`, `cache_dir`, ...), for files that are fetched later.
-        base: The repository on the Hub whose root holds exactly the weights. None: there is none.
-        base_revision: Its commit.
+        hub_kwargs: How the Hub was asked (`revision`, `token`, `cache_dir`, ...), for files that are fetched later.
+        base: The repository on the Hub whose root holds exactly the weights, and its commit. None: there is none.
     """
 
     source: str = ""
-    revision: str | None = None
-    hub_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    base: str | None = None
-    base_revision: str | None = None
+    hub_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)  # a token is among them
+    base: tuple[str, str] | None = None
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of the source on the Hub. None: it is a folder."""
+        return self.hub_kwargs.get("revision")
 
 
 class MoEEPreTrainedModel(PreTrainedModel):
@@ -86,7 +87,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """Load a MoEE repository, or any plain MoE checkpoint, from a folder or the Hub.
 
         Args:
-            pretrained_model_name_or_path: Folder or Hub id, or a name that stands for a folder (`register_alias`).
+            pretrained_model_name_or_path: Folder or Hub id, or a name that an installed package registered for a
+                folder of its own.
             config: In place of the configuration at the source: a `MoEEConfig`, that of a backbone, or where to find
                 either.
             output_loading_info: Whether to return transformers' report on the weights too.
@@ -96,7 +98,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
 
         Raises:
             UnsupportedBackboneError: If the checkpoint has no routers that MoEE can read.
-            ValueError: If the checkpoint lacks weights of the backbone.
+            OSError: If the source is not there, or cannot be fetched.
+            ValueError: If the checkpoint lacks weights of the backbone, or a choice has no such value.
         """
         source = resolve_source(pretrained_model_name_or_path)
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
@@ -106,8 +109,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             config = resolve_config(source, **hub_kwargs)
         else:  # a config given as path or id is resolved without this source's revision
             config = resolve_config(config, **hub_kwargs | {"revision": None})
-        for name in CHOICE_FIELDS & kwargs.keys():
-            setattr(config, name, kwargs.pop(name))
+        config.choose(**{name: kwargs.pop(name) for name in sorted(CHOICE_FIELDS & kwargs.keys())})
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
         loaded = load_backbone(source, config, **kwargs)
         if kwargs.get("experts_implementation") is None:
@@ -117,7 +119,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         if config.calibrated:
             model.statistics.store(**read_statistics(source, **hub_kwargs))
         hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
-        model.origin = Origin(source, kwargs["revision"], hub_kwargs, loaded.base, loaded.base_revision)
+        model.origin = Origin(source, hub_kwargs, loaded.base)
         model._loaded_weights = _weight_fingerprint(loaded.backbone)
         return (model, loaded.info) if output_loading_info else model
 
@@ -183,7 +185,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """
         base, revision = base_model_name_or_path, base_model_revision
         if base is None and self.origin.base is not None:
-            base, revision = self.origin.base, revision or self.origin.base_revision
+            base, loaded = self.origin.base
+            revision = revision or loaded
             if self.weights_changed:
                 raise ValueError(
                     "save_reference: expected the weights as they were loaded; they were changed since, which a "
@@ -218,26 +221,6 @@ class MoEEPreTrainedModel(PreTrainedModel):
         tags = [*self.model_tags, *([tags] if isinstance(tags, str) else tags)]
         return _ReferenceModel(self).push_to_hub(repo_id, tags=tags, **kwargs)
 
-    def with_config(self, **fields: Any) -> Any:
-        """Return a model that shares the weights of this one, with a configuration and statistics of its own.
-
-        Args:
-            fields: Choices of `MoEEConfig` in which the two differ, such as `pooling`.
-
-        Raises:
-            ValueError: If `MoEEConfig` has no such field, or a field takes no such value.
-        """
-        if unknown := sorted(fields.keys() - CHOICE_FIELDS):
-            known = ", ".join(sorted(CHOICE_FIELDS))
-            raise ValueError(f"MoEEModel.with_config: expected fields of MoEEConfig ({known}); got {unknown[0]!r}.")
-        other = copy.copy(self)
-        other._modules = dict(self._modules)
-        other.config, other.statistics = copy.deepcopy(self.config), copy.deepcopy(self.statistics)
-        for name, value in fields.items():
-            setattr(other.config, name, value)
-        other.wanted()  # refuses layers that the backbone does not have
-        return other
-
     @property
     def weights_changed(self) -> bool:
         """Whether a weight was written to, or replaced, since the model was loaded."""
@@ -259,14 +242,6 @@ class MoEEPreTrainedModel(PreTrainedModel):
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens of a text with its prompt: the configuration's, or what tokenizer and backbone allow."""
-        if self.config.max_length is not None:
-            return self.config.max_length
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return min(limit for limit in (self.tokenizer.model_max_length, positions) if limit)
 
 
 def _weight_fingerprint(backbone: PreTrainedModel) -> dict[str, tuple[int, int]]:

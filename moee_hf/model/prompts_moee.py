@@ -30,8 +30,11 @@ class TextError(ValueError):
     """
 
     def __init__(self, index: int, problem: str):
-        super().__init__(f"texts[{index}]: {problem}")
+        super().__init__(index, problem)
         self.index, self.problem = index, problem
+
+    def __str__(self) -> str:
+        return f"texts[{self.index}]: {self.problem}"
 
     def renumbered(self, index: int) -> TextError:
         """Return the same error of the text of this number in a longer list, of which the list at hand is a part."""
@@ -69,11 +72,11 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
 
 
 def stream_texts(texts: str | Iterable[str]) -> Iterator[str]:
-    """Return an iterator over the texts, one or several, which lets pass what a tokenizer can read.
+    """Return an iterator over the texts, one or several, that checks each of them.
 
     Raises:
         TypeError: If a text is not a string.
-        ValueError: If a text is empty or no valid Unicode.
+        TextError: If a text is empty or no valid Unicode.
     """
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | bytes):
         raise TypeError(f"texts: expected a string or several; got {texts!r} of type {type(texts).__name__}.")
@@ -85,7 +88,8 @@ def _checked_text(index: int, text: str) -> str:
         raise TypeError(f"texts[{index}]: expected a string; got {text!r} of type {type(text).__name__}.")
     if not text:
         raise TextError(index, "expected a text to embed; got an empty string. Leave it out.")
-    _check_unicode(f"texts[{index}]", text)
+    if problem := _unicode_problem(text):
+        raise TextError(index, problem)
     return text
 
 
@@ -96,17 +100,19 @@ def check_template(name: str, template: object) -> None:
             f"{name}: expected a template with {TEXT} exactly once, where the text goes; got {template!r}. "
             f"To put words before the text, write 'words: {TEXT}'; for no prompt, {PROMPTS['none']!r}."
         )
-    _check_unicode(name, template)
+    if problem := _unicode_problem(template):
+        raise ValueError(f"{name}: {problem}")
 
 
-def _check_unicode(name: str, text: str) -> None:
+def _unicode_problem(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name}: expected valid Unicode; got a lone surrogate at character {error.start}. Decode its source with "
-            "the right encoding."
-        ) from None
+        return (
+            f"expected valid Unicode; got a lone surrogate at character {error.start}. Decode its source with the "
+            "right encoding."
+        )
+    return None
 
 
 def tokenize(
@@ -115,7 +121,7 @@ def tokenize(
     template: str,
     max_length: int,
 ) -> tuple[list[list[int]], int]:
-    """Tokenise each text inside the template; a text too long loses its end, the template nothing.
+    """Tokenize each text inside the template; a text that is too long is truncated at its end, the template never.
 
     The text is put in as it is, quotes, braces and all. An uncut text gets the tokenizer's ids of the filled template;
     a cut one those of the template filled with the longest beginning of the text that fits.

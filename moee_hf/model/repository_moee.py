@@ -19,7 +19,7 @@ from transformers.utils.hub import create_and_tag_model_card
 
 from .configuration_moee import MoEEConfig
 from .hub_moee import optional_file
-from .prompts_moee import PROMPTS, TokenizerNotFoundError
+from .prompts_moee import TokenizerNotFoundError
 
 if TYPE_CHECKING:
     # named so that they travel with the code: transformers ships what is imported in this way
@@ -108,7 +108,7 @@ def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
 def _sentence_transformers_files(config: MoEEConfig) -> dict[str, Any]:
     default = config.prompt_template(config.default_prompt_name)
     # encode_query and encode_document ask for prompts of these names
-    prompts = {"query": default, "document": default} | PROMPTS | (config.prompts or {})
+    prompts = {"query": default, "document": default} | config.known_prompts
     return {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_moee.MoEETransformer"}],
         "sentence_bert_config.json": {

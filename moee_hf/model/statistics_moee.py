@@ -75,7 +75,7 @@ class StatisticsFit:
 class Statistics(nn.Module):
     """Mean and standard deviation of HS, and of the weights of every router, over a corpus; none until `store`.
 
-    They are buffers: they follow the model from device to device, but stay float32 whatever becomes of its dtype.
+    They are buffers: `to` moves them with the model, but they stay float32 whatever becomes of its dtype.
 
     Args:
         hidden_size: Width of HS.

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from .batching_moee import Batches, distinct, windows
 from .capture_moee import Wanted
 from .functional_moee import Mix
-from .inference_moee import batches_for, run_texts
+from .inference_moee import batches_for, embeddings_of, run_texts, wanted_of
 from .prompts_moee import TextError, stream_texts
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def embed_stream(
         raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
     if mix.standardize:
         model.check_calibration(template)
-    wanted = model.wanted(mix.combination) if wanted is None else wanted
+    wanted = wanted_of(model, mix) if wanted is None else wanted
     total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
     stream, batches = stream_texts(texts), batches_for(model, batch_size)
 
@@ -78,7 +78,7 @@ def _embed(
     size = wanted.hidden * model.config.hidden_size + len(wanted.routers) * model.config.router_shape[1]
     embeddings = np.empty((len(texts), size), np.float32)
     for indices, capture in run_texts(model, texts, template, wanted, batches):
-        vectors = model.combine(capture, mix)  # [B, N]
+        vectors = embeddings_of(model, capture, mix)  # [B, N]
         if len(bad := (~vectors.isfinite().all(dim=1)).nonzero()):
             raise TextError(
                 indices[int(bad[0])],

@@ -30,14 +30,12 @@ class LoadedBackbone:
     Args:
         backbone: The backbone.
         info: transformers' report on its weights.
-        base: The repository on the Hub that a reference can name for them. None: there is none.
-        base_revision: Its commit.
+        base: The repository on the Hub, and its commit, that a reference can name for them. None: there is none.
     """
 
     backbone: PreTrainedModel
     info: dict[str, Any]
-    base: str | None
-    base_revision: str | None
+    base: tuple[str, str] | None
 
 
 def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackbone:
@@ -70,8 +68,8 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
         ) from error
     _check_loaded(source, backbone, info)
     special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
-    is_root = kwargs["revision"] is not None and not special
-    return LoadedBackbone(backbone, info, source if is_root else None, kwargs["revision"] if is_root else None)
+    base = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
+    return LoadedBackbone(backbone, info, base)
 
 
 def _resolve_reference(config: MoEEConfig, **kwargs: Any) -> tuple[str, dict[str, Any]]:

@@ -88,7 +88,8 @@ def _fill(folder: Path, model: MoEEModel, recipe: Recipe, repo_id: str, referenc
     save_file(vectors, folder / VERIFICATION_NAME, metadata={"texts": json.dumps(texts)})
     (folder / CARD_NAME).write_text(model_card(model, recipe, repo_id, reference), encoding="utf-8")
     versions = {"moee_hf": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
-    BuildRecord(repo_id, model.origin.base, model.origin.base_revision, versions, digests(folder)).write(folder)
+    base, commit = model.origin.base or (None, None)
+    BuildRecord(repo_id, base, commit, versions, digests(folder)).write(folder)
 
 
 def _requirements() -> list[str]:

@@ -75,15 +75,15 @@ def _metadata(model: MoEEModel, recipe: Recipe) -> ModelCardData:
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=[*model.model_tags, "custom_code"],
-        base_model=model.origin.base,
+        base_model=model.origin.base[0] if model.origin.base else None,
         widget=widget,
     )
 
 
 def _weights(model: MoEEModel, reference: bool) -> dict[str, str]:
     """Where the weights come from, and where they are."""
-    base, commit = model.origin.base, model.origin.base_revision
-    name = base or "A backbone of its author's own"
+    base, commit = model.origin.base or (None, None)
+    name = base or "A backbone that is not on the Hub"
     return {
         "backbone": f"[{name}](https://huggingface.co/{name})" if base else name,
         "origin": f"{name} at commit `{commit}`" if base else "weights that are not on the Hub",

@@ -107,7 +107,7 @@ def _built_before(repo_id: str, head: ModelInfo, token: str | None) -> set[str]:
         return set()
     if RECORD_NAME not in present:
         raise ValueError(
-            f"{repo_id}: expected an empty repository, or one pushed by these scripts; it holds "
+            f"{repo_id}: expected an empty repository, or one that push made; it holds "
             f"{', '.join(sorted(present)[:3])}, which are not replaced. Build for another repository."
         )
     record = hf_hub_download(repo_id, RECORD_NAME, revision=head.sha, token=token)

@@ -62,7 +62,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     for key, value in recipe.items():
         _check_strings(path, key, value)
     try:
-        MoEEConfig(**{key: value for key, value in content.items() if key in CHOICE_FIELDS})
+        MoEEConfig(**{key: value for key, value in content.items() if key in MoEEConfig.__annotations__})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Recipe(config={key: value for key, value in content.items() if key not in own}, **recipe)

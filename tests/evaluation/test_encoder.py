@@ -105,7 +105,7 @@ def test_meta_is_honest(monkeypatch):
 
 
 def test_what_is_no_option_says_so(model):
-    with pytest.raises(ValueError, match=r"MoEEModel.with_config: expected fields of MoEEConfig .*; got 'poolin'"):
+    with pytest.raises(ValueError, match=r"MoEEConfig: expected fields that can be chosen .*; got 'poolin'"):
         MoEEEncoder(model, poolin="mean")
     with pytest.raises(TypeError, match="MoEEEncoder: expected prompt with a model; got features"):
         MoEEEncoder(Features(model), prompt="none")

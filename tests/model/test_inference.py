@@ -13,7 +13,7 @@ from moee_hf.model import experts_moee
 from moee_hf.model.backbone_moee import last_token_modules, text_model_of
 from moee_hf.model.batching_moee import padded_length
 from moee_hf.model.capture_moee import _active
-from moee_hf.model.inference_moee import pad, run_batch, run_prefix
+from moee_hf.model.inference_moee import pad, run_batch, run_prefix, wanted_of
 from moee_hf.model.prefix_moee import can_cache_prefix
 
 GENERATOR = torch.Generator().manual_seed(2)
@@ -67,7 +67,7 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
                     raise
                 monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
                 for read, hidden in ((rows, True), (rows[:1], False), ([], True)):
-                    wanted = replace(model.wanted(), routers=tuple(read), hidden=hidden)
+                    wanted = replace(wanted_of(model), routers=tuple(read), hidden=hidden)
                     captures = [run_batch(model, pad(IDS), wanted, lean=True)]
                     if can_cache_prefix(model.model):
                         prefix = run_prefix(model, HEAD, wanted)

@@ -58,7 +58,13 @@ def paper_encoders(
     Raises:
         ValueError: If the released code does not know the model's architecture.
     """
-    model = model.with_config(standardize=False, router_layers=None, prompts=None)
+    model = model.with_config(
+        standardize=False,
+        router_layers=None,
+        router_activation="softmax",
+        prompts=None,
+        default_prompt_name="prompteol",
+    )
     if released_code:
         return released_encoders(model, PROMPTS, COMBINATIONS, alphas, batch_size, store)
     return encoders(model, PROMPTS, ["lasttoken"], [-1], COMBINATIONS, alphas, batch_size=batch_size, store=store)
