@@ -181,3 +181,11 @@ def test_backbones(capsys):
     printed = capsys.readouterr().out.split()
     assert {"deepseek", "olmoe", "qwen2_moe", "mixtral", "gpt_oss", "jetmoe", "llama4"} <= set(printed)
     assert "llama" not in printed
+
+
+def test_file_of_the_name_of_a_flag_is_no_flag(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").touch()
+    assert main(["calibrate", "corpus.txt", "--output", "model"]) == 1
+    assert capsys.readouterr().err.startswith("moee: model: expected a new or empty folder")

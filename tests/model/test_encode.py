@@ -147,6 +147,10 @@ def test_similarity_of_other_things_is_refused(model):
         model.similarity(np.zeros((1, 1, 1)), np.zeros((1, 1)))
     with pytest.raises(ValueError, match="expected two sets of the same shape"):
         model.similarity_pairwise(np.zeros((2, 3)), np.zeros((1, 3)))
+    with pytest.raises(
+        ValueError, match=r"similarity: expected vectors of one size; got the shapes \[\(2,\), \(3,\)\]"
+    ):
+        model.similarity([np.zeros(3), np.zeros(2)], np.zeros((1, 3)))
 
 
 def test_unknown_options_raise(model):

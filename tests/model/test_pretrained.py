@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.common import CHECKPOINT, GOLDEN, TEXTS
+from support.common import BACKBONE, CHECKPOINT, GOLDEN, TEXTS
 from support.tiny_backbones import redraw, tiny_config
 from transformers import (
     AutoConfig,
@@ -135,6 +135,8 @@ def test_fields_of_the_configuration_pass_through():
         MoEEModel.from_pretrained(CHECKPOINT, pooling="last")
     with pytest.raises(TypeError, match="combinaton"):
         MoEEModel.from_pretrained(CHECKPOINT, combinaton="rw")
+    with pytest.raises(ValueError, match="prompt_name: expected one of 'prompteol', 'none'; got 'eol'"):
+        MoEEModel.from_pretrained(CHECKPOINT, default_prompt_name="eol")
 
 
 def test_a_loaded_backbone_keeps_its_weights():
@@ -182,3 +184,25 @@ def test_folder_without_a_tokenizer_says_how_to_set_one(tmp_path):
         ValueError, match=r"expected a tokenizer beside the weights; .*olmoe' has none.*model.tokenizer = "
     ):
         model.encode("text")
+
+
+def test_origin_says_where_a_model_is_from_and_hides_the_token(hub, loaded):
+    assert (MoEEModel(loaded.config).origin.source, MoEEModel(loaded.config).origin.base) == ("", None)
+    assert (loaded.origin.source, loaded.origin.revision, loaded.origin.base) == (str(CHECKPOINT), None, None)
+    hub.add("lab/backbone", BACKBONE)
+    origin = MoEEModel.from_pretrained("lab/backbone", token="hf_author").origin
+    assert (origin.source, origin.revision) == ("lab/backbone", hub.head("lab/backbone"))
+    assert origin.base == ("lab/backbone", hub.head("lab/backbone"))
+    assert "hf_author" not in repr(origin)
+
+
+def test_variant_shares_weights_and_nothing_else(loaded):
+    other = loaded.with_config(pooling="mean", prompts={"q": "Q: {text}"}, default_prompt_name="q")
+    assert other.model is loaded.model
+    assert (other.config.pooling, loaded.config.pooling) == ("mean", "lasttoken")
+    assert np.array_equal(other.encode(TEXTS), MoEEModel.encode(other, TEXTS, prompt="Q: {text}"))
+    other.calibrate(TEXTS)
+    assert not loaded.config.calibrated
+    for field, message in (("poolin", "got 'poolin'"), ("hidden_layer", "hidden_layer: expected a number")):
+        with pytest.raises(ValueError, match=message):
+            loaded.with_config(**{field: 99})

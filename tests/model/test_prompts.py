@@ -1,11 +1,13 @@
 """Templates and truncation."""
 
+import pickle
+
 import pytest
 from support.common import TEXTS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from moee_hf.model.prompts_moee import PROMPTS, tokenize
+from moee_hf.model.prompts_moee import PROMPTS, TextError, tokenize
 
 TEMPLATES = [*PROMPTS.values(), "Tail only: {text}", "{text} — head only", 'The essence of "{text}" 🙂 {0} {{x}} is:"']
 HARD = [
@@ -145,3 +147,8 @@ def test_a_tokenizer_without_padding_token_needs_none(loaded):
         assert loaded.get_input_embeddings().num_embeddings == size
     finally:
         loaded.tokenizer = before
+
+
+def test_errors_of_texts_come_back_from_other_processes():
+    error = pickle.loads(pickle.dumps(TextError(3, "expected a text; got none.").renumbered(7)))
+    assert (str(error), error.index) == ("texts[7]: expected a text; got none.", 7)
