@@ -42,13 +42,6 @@ def folder(request, checkpoint, saved_checkpoint, tmp_path) -> Path:
     return shutil.copytree(checkpoint if request.param == "plain" else saved_checkpoint, tmp_path / "model")
 
 
-@pytest.fixture
-def reference(hub, files) -> str:
-    hub.add("lab/backbone", files)
-    MoEEModel.from_pretrained("lab/backbone").push_to_hub("author/reference", reference=True)
-    return "author/reference"
-
-
 def with_config(hub, **fields) -> None:
     config = json.loads(hub.files("author/reference")["config.json"].content)
     hub.add("author/reference", {"config.json": json.dumps(config | fields).encode()})

@@ -22,18 +22,6 @@ SIZE = 32 + 4 * 8  # of the concatenation of HS and RW
 
 
 @pytest.fixture
-def backbone(hub, files) -> str:
-    hub.add("lab/backbone", files)
-    return "lab/backbone"
-
-
-@pytest.fixture
-def reference(hub, backbone) -> str:
-    MoEEModel.from_pretrained(backbone, alpha=0.5).push_to_hub(REFERENCE, reference=True)
-    return REFERENCE
-
-
-@pytest.fixture
 def empty_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "another-cache"))
 
