@@ -1,4 +1,5 @@
 import copy
+import gc
 import logging
 import os
 import shutil
@@ -113,6 +114,11 @@ def hub(_server, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_TOKEN", "hf_author")
     return _server
+
+
+def pytest_collection_finish():
+    # what was imported stays; the garbage collector need not look through it again and again
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -128,6 +128,7 @@ def test_python_examples_with_mteb(code, model, data, monkeypatch, tmp_path):
     assert len(list(tmp_path.rglob("STSBenchmark.json"))) == len(COMBINATIONS)
 
 
+@pytest.mark.slow
 def test_offline_trial_of_publishing(tmp_path):
     ((_, trial),) = (block for block in blocks("bash") if "configs/embedded.yaml" in block[1])
     for command in trial.split(" && "):

@@ -32,8 +32,8 @@ def add_calibrate_command(commands: Commands) -> None:
         const="",
         metavar="DEV",
         help="also choose the weight of the routing part: the best on a development set (.jsonl with sentence1, "
-        "sentence2, score), or without one, the one whose similarities agree best with both parts; in Python "
-        "moee_hf.evaluation.alpha.choose_alpha",
+        "sentence2, score), or without one, the one whose similarities agree best with both parts (Python: "
+        "moee_hf.evaluation.alpha.choose_alpha)",
     )
     add_model_flags(parser)
     add_prompt_flag(parser)

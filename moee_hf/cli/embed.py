@@ -35,7 +35,7 @@ def add_embed_command(commands: Commands) -> None:
     add_input_flags(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
     parser.add_argument(
-        "--normalize", action="store_true", help="scale embeddings to length 1; in Python normalize_embeddings=True"
+        "--normalize", action="store_true", help="scale embeddings to length 1 (Python: normalize_embeddings=True)"
     )
     add_model_flags(parser)
     add_prompt_flag(parser)

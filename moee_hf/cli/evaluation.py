@@ -62,13 +62,13 @@ def add_evaluate_command(commands: Commands) -> None:
     parser.add_argument(
         "--calibrate",
         metavar="FILE",
-        help="a text a line to calibrate on: raw and calibrated embeddings are both scored; in Python corpus",
+        help="a text a line to calibrate on: raw and calibrated embeddings are both scored (Python: corpus=)",
     )
     parser.add_argument(
         "--paper",
         metavar="BACKBONE",
-        help="the paper's tables, ours beside: deepseek, olmoe or qwen (model and tasks too); in Python "
-        "moee_hf.evaluation.paper",
+        help="the paper's tables, ours beside: deepseek, olmoe or qwen (model and tasks too; Python: "
+        "moee_hf.evaluation.paper)",
     )
     parser.add_argument(
         "--released-code", action="store_true", help="with --paper: as the authors' released code does it"
@@ -121,16 +121,14 @@ def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vectors",
         metavar="FOLDER",
-        help="keep HS and RW of the texts that are read, for later runs; in Python store",
+        help="keep HS and RW of the texts that are read, for later runs (Python: store=)",
     )
     add_batch_size_flag(parser)
 
 
 def _add_score_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--combination", nargs="+", choices=COMBINATIONS, help="what embeddings are made of")
-    parser.add_argument(
-        "--control", choices=("random",), help="score the same architecture with random weights beside"
-    )
+    parser.add_argument("--control", choices=("random",), help="also score the same architecture with random weights")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -153,7 +151,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         control=arguments.control is not None,
         **_reading_options(arguments),
     )
-    _print({"scores": table(_score(groups, tasks, output))}, output)
+    _print_and_save({"scores": table(_score(groups, tasks, output))}, output)
 
 
 def _evaluate_paper(arguments: argparse.Namespace) -> None:
@@ -170,7 +168,7 @@ def _evaluate_paper(arguments: argparse.Namespace) -> None:
     alphas = arguments.alpha or [1.0]
     groups = paper_encoders(model, alphas, arguments.released_code, **_reading_options(arguments))
     table = paper_table(paper, _score(groups, tasks, output))
-    _print({f"paper-{paper.key}": table}, output, paper_note(paper, model, arguments.released_code))
+    _print_and_save({f"paper-{paper.key}": table}, output, paper_note(paper, model, arguments.released_code))
 
 
 def _robustness(arguments: argparse.Namespace) -> None:
@@ -188,7 +186,7 @@ def _robustness(arguments: argparse.Namespace) -> None:
         **_reading_options(arguments),
     )
     found.figure(output / "robustness.png")
-    _print({"robustness": found.score_table(), "prompt-correlation": found.rank_table()}, output)
+    _print_and_save({"robustness": found.score_table(), "prompt-correlation": found.rank_table()}, output)
 
 
 def _complementarity(arguments: argparse.Namespace) -> None:
@@ -199,7 +197,7 @@ def _complementarity(arguments: argparse.Namespace) -> None:
     tasks, output = get_tasks(arguments.tasks, arguments.data, arguments.split), Path(arguments.output)
     encoder = MoEEEncoder(load_model(arguments), prompt=arguments.prompt, **_reading_options(arguments))
     output.mkdir(parents=True, exist_ok=True)
-    _print({"complementarity": complementarity(encoder, tasks, arguments.clusters)}, output)
+    _print_and_save({"complementarity": complementarity(encoder, tasks, arguments.clusters)}, output)
 
 
 def _reading_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -229,7 +227,7 @@ def _score(groups: Iterable[Sequence[MoEEEncoder]], tasks: list[AbsTask], output
     return scores
 
 
-def _print(tables: dict[str, Table], output: Path, note: str = "") -> None:
+def _print_and_save(tables: dict[str, Table], output: Path, note: str = "") -> None:
     """Print tables, and save them by their names."""
     for number, (name, table) in enumerate(tables.items()):
         print(("\n" if number else "") + table.text())

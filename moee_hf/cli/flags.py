@@ -66,7 +66,7 @@ def add_prompt_flag(parser: argparse.ArgumentParser) -> None:
     """Add the prompt."""
     parser.add_argument(
         "--prompt",
-        help=f"name of a prompt, or a template with {TEXT} (default: the model's); in Python prompt_name or prompt",
+        help=f"name of a prompt, or a template with {TEXT} (default: the model's; Python: prompt_name= or prompt=)",
     )
 
 

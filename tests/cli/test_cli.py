@@ -157,6 +157,7 @@ def test_empty_input_is_an_error(tmp_path, capsys, monkeypatch):
     assert "empty.txt: expected texts; got none" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(tmp_path):
     command = f"{sys.executable} -m moee_hf.cli backbones | head -n 1; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

@@ -98,6 +98,7 @@ def test_changed_data_are_evaluated_again(model, data, tmp_path, caplog):
     assert "the data of STSBenchmark were changed since" in caplog.text
 
 
+@pytest.mark.slow
 def test_killed_evaluation_resumes(data, tmp_path):
     """A process killed after its first results; the second leaves those as they are and adds the rest."""
     command = [sys.executable, "-m", "moee_hf.cli", "evaluate", "--data", str(data), "--output", str(tmp_path)]

@@ -49,10 +49,9 @@ def test_calibration_on_general_text_raises_hs_on_sts(pair, tmp_path):
     (task,) = local_tasks(str(EVALUATION_DATA), ["stsb"], split="dev")
     task.dataset["dev"] = task.dataset["dev"].select(range(500))
     model.calibrate(sentences)
+    encoder = MoEEEncoder(model, combination="hs")
     raw, calibrated = (
-        mteb.evaluate(
-            MoEEEncoder(model, combination="hs", standardize=standardize), task, cache=None, show_progress_bar=False
-        )
+        mteb.evaluate(encoder.variant(standardize=standardize), task, cache=None, show_progress_bar=False)
         .task_results[0]
         .get_score(splits=["dev"])
         for standardize in (False, True)

@@ -86,6 +86,7 @@ def test_truncated_dimensions(folder, reference):
     assert_same(sentences.encode(TEXTS), reference.encode(TEXTS)[:, :64])
 
 
+@pytest.mark.slow
 def test_several_processes(folder, reference, tmp_path):
     script = tmp_path / "pool.py"
     script.write_text(

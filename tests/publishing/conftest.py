@@ -3,10 +3,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
-from support.common import CHECKPOINT
 from support.publishing import recipe_file
-from transformers import OlmoeConfig, OlmoeModel
 
 from moee_hf.publishing import build, read_recipe
 
@@ -18,25 +15,6 @@ def storage(request, monkeypatch) -> str:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", disabled)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", str(int(disabled)))
     return request.param
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    """A plain checkpoint of a megabyte: an OLMoE in bfloat16 with random weights and a real tokenizer."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    shutil.copytree(CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
-    config = OlmoeConfig.from_pretrained(
-        folder, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_experts=8, num_experts_per_tok=2
-    )
-    torch.manual_seed(0)
-    OlmoeModel(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def files(checkpoint) -> dict[str, bytes]:
-    """The files of the checkpoint, as a repository of the Hub."""
-    return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def test_card(hub, built, checkpoint):
         assert [label["score"] for label in example["output"]] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_usages_of_the_card_run(hub, built, tmp_path):
     size = MoEEModel.from_pretrained(built).config.embedding_size
     push(built)

@@ -22,7 +22,7 @@ def in_process(capsys, name, *arguments):
     return subprocess.CompletedProcess(arguments, returncode, printed.out, printed.err)
 
 
-@pytest.mark.parametrize("kind", ["reference", "full"])
+@pytest.mark.parametrize("kind", [pytest.param("reference", marks=pytest.mark.slow), "full"])
 def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path, capsys):
     """A reference by the commands as one types them; `verify` alone depends on being a process of its own."""
     folder = tmp_path / "built"
@@ -54,36 +54,34 @@ def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "place", "then_offline"),
+    ("kind", "place"),
     [
-        ("reference", "hub", False),
-        ("full", "folder", False),
-        pytest.param("full", "hub", False, marks=pytest.mark.slow),
-        pytest.param("reference", "hub", True, marks=pytest.mark.slow),
+        ("full", "folder"),
+        pytest.param("full", "hub", marks=pytest.mark.slow),
+        pytest.param("reference", "hub", marks=pytest.mark.slow),
     ],
 )
-def test_every_way_in_gives_the_same_vectors(hub, recipe, checkpoint, kind, place, then_offline, tmp_path):
+def test_every_way_in_gives_the_same_vectors(hub, recipe, checkpoint, kind, place, tmp_path):
+    """Those of a reference without a network too, once all of it is in the cache."""
     folder = build(read_recipe(recipe), tmp_path / "built", reference=kind == "reference")
     if place == "hub":
         push(folder)
     repo = "author/published" if place == "hub" else folder
-    stranger = [ROOT / "tests" / "support" / "stranger.py", repo, json.dumps(TEXTS), tmp_path / "vectors.npz"]
-    done = run(*stranger)
-    assert done.returncode == 0, done.stderr
-    if then_offline:  # all of it is in the cache now
-        (tmp_path / "vectors.npz").unlink()
-        done = run(*stranger, HF_HUB_OFFLINE="1")
-        assert done.returncode == 0, done.stderr
     models = {
         dtype: MoEEModel.from_pretrained(checkpoint, dtype=dtype, alpha=0.5) for dtype in ("float32", "bfloat16")
     }
-    with np.load(tmp_path / "vectors.npz") as vectors:
-        assert len(vectors) == 17
-        for name, got in vectors.items():
-            # an endpoint serves the weights in their own dtype
-            model = models["bfloat16" if name.startswith("EndpointHandler") else "float32"]
-            expected = np.stack([model.encode(text, combination=name.split()[-1]) for text in TEXTS])
-            assert np.abs(got - expected).max() < 1e-6, name
+    for offline in ("0", "1") if kind == "reference" else ("0",):
+        out = tmp_path / f"{offline}.npz"
+        stranger = ROOT / "tests" / "support" / "stranger.py"
+        done = run(stranger, repo, json.dumps(TEXTS), out, HF_HUB_OFFLINE=offline)
+        assert done.returncode == 0, done.stderr
+        with np.load(out) as vectors:
+            assert len(vectors) == 17
+            for name, got in vectors.items():
+                # an endpoint serves the weights in their own dtype
+                model = models["bfloat16" if name.startswith("EndpointHandler") else "float32"]
+                expected = np.stack([model.encode(text, combination=name.split()[-1]) for text in TEXTS])
+                assert np.abs(got - expected).max() < 1e-6, name
 
 
 def test_errors_are_one_line(tmp_path, capsys):

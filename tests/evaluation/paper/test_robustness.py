@@ -20,6 +20,7 @@ def test_prompts_are_nine_of_the_papers():
     assert all(template.count("{text}") == 1 for template in NINE_PROMPTS.values())
 
 
+@pytest.mark.slow
 def test_robustness_is_what_the_prompts_give(model, data, tmp_path):
     found = robustness(model, local_tasks(data, ["stsb", "topics"]), tmp_path, ("hs", "rw"), control=True)
     rows = evaluation_data.rows()["sts/stsb.test"]
