@@ -37,12 +37,12 @@ def mteb_task(name: str, split: str | None = None) -> AbsTask:
     return task.filter_eval_splits([split])
 
 
-def is_called(name: str, stem: str, task_type: str) -> bool:
+def may_be_in_file(name: str, stem: str, task_type: str) -> bool:
     """Whether a task of mteb's of this name, in either version, may have its data in a file `stem`."""
     return _normalized(name) in _names_of(stem, task_type, ("", "v2"))
 
 
-def task_called(stem: str, base: type[AbsTask], task_type: str, name: str | None = None) -> AbsTask | None:
+def task_for_file(stem: str, base: type[AbsTask], task_type: str, name: str | None = None) -> AbsTask | None:
     """Return the task of mteb whose data a file may hold, with the columns that files have. None: there is none.
 
     Args:

@@ -34,6 +34,7 @@ class Kind:
         fields: The type of each field of a row, as `read_fields` takes them.
         dataset: Turns the columns of each split into what mteb calls the data set of a task.
         gold: The field with what is to be found out, which must differ between rows. None: it is there in every row.
+        check: Raises `ValueError` for columns that mteb would score although that is meaningless. None: there are none.
     """
 
     task_type: Any  # one of mteb's literals
@@ -42,6 +43,7 @@ class Kind:
     fields: Mapping[str, Any]
     dataset: Callable[[dict[str, Columns]], Any]
     gold: str | None = None
+    check: Callable[[Path, Columns], None] | None = None
 
     def read(self, path: Path) -> Columns:
         """Read the columns of a file.
@@ -54,10 +56,8 @@ class Kind:
         for field, kind in self.fields.items():
             if kind == [str]:
                 _check_not_empty(path, field, columns[field])
-        if "relevance" in columns:
-            _check_scores_of_summaries(path, columns["machine_summaries"], columns["relevance"])
-        if self.base is AbsTaskPairClassification:
-            _check_binary(path, columns["label"])
+        if self.check is not None:
+            self.check(path, columns)
         if self.gold is not None:
             _check_differs(path, self.gold, columns[self.gold])
         return columns
@@ -69,8 +69,8 @@ def _check_not_empty(path: Path, field: str, lists: list[list[str]]) -> None:
             raise ValueError(f"{path}, line {line}: expected texts in {field!r}; got none. Leave the row out.")
 
 
-def _check_scores_of_summaries(path: Path, summaries: list[list[str]], relevance: list[list[float]]) -> None:
-    for line, (texts, scores) in enumerate(zip(summaries, relevance, strict=True), 1):
+def _check_scores_of_summaries(path: Path, columns: Columns) -> None:
+    for line, (texts, scores) in enumerate(zip(columns["machine_summaries"], columns["relevance"], strict=True), 1):
         if len(texts) != len(scores):
             raise ValueError(
                 f"{path}, line {line}: expected a score in 'relevance' for each of {len(texts)} summaries; got "
@@ -78,8 +78,8 @@ def _check_scores_of_summaries(path: Path, summaries: list[list[str]], relevance
             )
 
 
-def _check_binary(path: Path, labels: list[int]) -> None:
-    if other := [label for label in labels if label not in (0, 1)]:
+def _check_binary(path: Path, columns: Columns) -> None:
+    if other := [label for label in columns["label"] if label not in (0, 1)]:
         raise ValueError(f"{path}: expected 'label' to be 0 or 1; got {other[0]!r}.")
 
 
@@ -169,10 +169,23 @@ _SUMMARIES = {"text": str, "machine_summaries": [str], "human_summaries": [str],
 KINDS = {
     "sts": Kind("STS", AbsTaskSTS, "cosine_spearman", _PAIR | {"score": (int, float)}, _as_they_are, "score"),
     "pair_classification": Kind(
-        "PairClassification", AbsTaskPairClassification, "max_ap", _PAIR | {"label": int}, _labelled_pairs, "label"
+        "PairClassification",
+        AbsTaskPairClassification,
+        "max_ap",
+        _PAIR | {"label": int},
+        _labelled_pairs,
+        "label",
+        _check_binary,
     ),
     "classification": Kind("Classification", AbsTaskClassification, "accuracy", _LABELLED, _labelled_texts, "label"),
     "clustering": Kind("Clustering", AbsTaskClusteringLegacy, "v_measure", _LABELLED, _one_set_of_texts, "label"),
     "reranking": Kind("Reranking", AbsTaskRetrieval, "map_at_1000", _CANDIDATES, _queries_and_candidates),
-    "summarization": Kind("Summarization", AbsTaskSummarization, "cosine_spearman", _SUMMARIES, _as_they_are),
+    "summarization": Kind(
+        "Summarization",
+        AbsTaskSummarization,
+        "cosine_spearman",
+        _SUMMARIES,
+        _as_they_are,
+        check=_check_scores_of_summaries,
+    ),
 }

@@ -11,7 +11,7 @@ from mteb.abstasks import AbsTask, AbsTaskClassification
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from ..files.folders import sha256
-from .mteb_tasks import is_called, task_called
+from .mteb_tasks import may_be_in_file, task_for_file
 from .task_data import KINDS, Kind
 
 # files by `KIND/NAME` and by split
@@ -98,13 +98,13 @@ def _find_named(name: str, found: Iterable[str], folder: str | Path) -> tuple[st
 def _holds(key: str, name: str) -> bool:
     """Whether a file may hold the data of a task of mteb's."""
     kind, stem = key.split("/")
-    return is_called(name, stem, KINDS[kind].task_type)
+    return may_be_in_file(name, stem, KINDS[kind].task_type)
 
 
 def _make_task(key: str, name: str | None, files: dict[str, Path], split: str | None) -> AbsTask:
     """The task of a file, with its data; mteb's of this name if it has one, else a new one of its kind."""
     kind, stem = KINDS[key.split("/")[0]], key.split("/")[1]
-    task = task_called(stem, kind.base, kind.task_type, name) or _new_task(stem, kind)
+    task = task_for_file(stem, kind.base, kind.task_type, name) or _new_task(stem, kind)
     splits = _splits_to_read(task, files, split)
     digests = json.dumps({part: sha256(path) for part, path in files.items()})
     dataset = {"path": files[splits[-1]].name, "revision": hashlib.sha256(digests.encode()).hexdigest()}
