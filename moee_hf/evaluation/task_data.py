@@ -34,7 +34,7 @@ class Kind:
         fields: The type of each field of a row, as `read_fields` takes them.
         dataset: Turns the columns of each split into what mteb calls the data set of a task.
         gold: The field with what is to be found out, which must differ between rows. None: it is there in every row.
-        check: Raises `ValueError` for columns that mteb would score although that is meaningless. None: there are none.
+        check: Raises `ValueError` for columns that mteb would score although that is meaningless. None: none are.
     """
 
     task_type: Any  # one of mteb's literals
