@@ -87,7 +87,7 @@ class MoEEConfig(PreTrainedConfig):
         kwargs.setdefault("attn_implementation", {})
         kwargs.setdefault("experts_implementation", {})
         super().__post_init__(**kwargs)
-        self.prompt_template(self.default_prompt_name)
+        self._check_default_prompt()
 
     def __setattr__(self, key: str, value: Any) -> None:
         check_field(key, value)
@@ -131,7 +131,14 @@ class MoEEConfig(PreTrainedConfig):
             raise ValueError(f"MoEEConfig: expected fields that can be chosen ({known}); got {unknown[0]!r}.")
         for name, value in fields.items():
             setattr(self, name, value)
-        self.prompt_template(self.default_prompt_name)
+        self._check_default_prompt()
+
+    def _check_default_prompt(self) -> None:
+        if (name := self.default_prompt_name) is not None and name not in self.known_prompts:
+            raise ValueError(
+                f"MoEEConfig.default_prompt_name: expected one of {', '.join(map(repr, self.known_prompts))}; got "
+                f"{name!r}. Add a template of this name to prompts."
+            )
 
     @property
     def known_prompts(self) -> dict[str, str]:

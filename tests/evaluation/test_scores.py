@@ -61,6 +61,16 @@ def test_every_score_follows_from_the_kept_vectors(evaluated, data):
         assert theirs == pytest.approx(ours, abs=1e-2), cell
 
 
+def test_kept_vectors_of_several_readings_are_told_apart(model, data, tmp_path):
+    grid = encoders(model, ["none"], ("lasttoken", "mean"), (-1, 1), ("hs",), store=tmp_path / "vectors")
+    found_table = table(list(evaluate(grid, local_tasks(data, ["stsb"]), tmp_path / "out")))
+    cells = [dict(zip(found_table.header, row, strict=True)) for row in found_table.rows]
+    found = list(recompute.recompute(cells, data, tmp_path / "vectors", None))
+    assert len({theirs for _, theirs, _ in found}) == len({cell for cell, *_ in found}) == 4
+    for cell, theirs, ours in found:
+        assert theirs == pytest.approx(ours, abs=1e-2), cell
+
+
 def test_what_is_asked_for_twice_is_done_once(model, data, tmp_path):
     prompts = ("none", "none", "{text}")
     grid = encoders(model, prompts, ("lasttoken", None), combinations=("sum", "sum"), alphas=(0.1234567, 0.12345678))

@@ -135,7 +135,9 @@ def test_fields_of_the_configuration_pass_through():
         MoEEModel.from_pretrained(CHECKPOINT, pooling="last")
     with pytest.raises(TypeError, match="combinaton"):
         MoEEModel.from_pretrained(CHECKPOINT, combinaton="rw")
-    with pytest.raises(ValueError, match="prompt_name: expected one of 'prompteol', 'none'; got 'eol'"):
+    with pytest.raises(
+        ValueError, match=r"MoEEConfig\.default_prompt_name: expected one of 'prompteol', 'none'; got 'eol'"
+    ):
         MoEEModel.from_pretrained(CHECKPOINT, default_prompt_name="eol")
 
 

@@ -90,6 +90,7 @@ def test_shipped_files_import_each_other_only(tmp_path):
     }
     for name in shipped:
         source = (tmp_path / name).read_text()
+        assert not re.findall(r"^\s*from \.(?:\.| )", source, re.MULTILINE)
         assert "moee_hf" not in re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE)
         for module in re.findall(r"^\s*from \.(\w*) import", source, re.MULTILINE):
             assert f"{module}.py" in shipped

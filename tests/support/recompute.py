@@ -2,14 +2,16 @@
 
     PYTHONPATH=tests python -m support.recompute OUT/scores.csv --data DIR --vectors FOLDER [--corpus FILE]
 
-The table may have any of the rows and columns of `--prompt ... --combination ... --calibrate FILE --control random`.
-Nothing of the package is imported; the numbers come from `metrics`.
+The table may have any of the rows and columns of `--prompt ... --pooling ... --hidden-layer ... --combination ...
+--calibrate FILE --control random`. Nothing of the package is imported; the numbers come from `metrics`. The exit
+status is 1 if a number is off.
 """
 
 import argparse
 import csv
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,9 @@ FILES = {
     "SummEvalSummarization.v2": "summarization/summeval.public",
 }
 SAMPLES_PER_LABEL = {"EmotionClassification": 16}
+# columns of the table that say how its texts were read, where they are there
+READING = ("prompt", "pooling", "hidden_layer")
+TOLERANCE = 0.01  # of numbers with two digits
 
 
 def read(data, name):
@@ -59,13 +64,14 @@ def score(task, name, rows, train, vector):
     return getattr(metrics, kind)(rows, vector)
 
 
-def read_vectors(folder, prompt, random):
-    """HS and RW of every text with this prompt, by the trained or the random weights."""
+def read_vectors(folder, reading, random):
+    """HS and RW of every text that was read so, by the trained or the random weights."""
     vectors = {}
     for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
             choices = json.loads(file.metadata()["choices"])
-            if choices["prompt"] == prompt and ("weights" in choices) == random:
+            read_so = all(str(choices[name]) == value for name, value in reading.items())
+            if read_so and ("weights" in choices) == random:
                 parts = (file.get_tensor("hidden_state"), file.get_tensor("router_weights"))
                 vectors.update(zip(json.loads(file.metadata()["texts"]), zip(*parts, strict=True), strict=True))
     return vectors
@@ -74,9 +80,11 @@ def read_vectors(folder, prompt, random):
 def recompute(cells, data, vectors, corpus):
     """Yield what a cell is, the number of the table and ours, of every cell."""
     combinations = [name for name in ("hs", "rw", "concat", "sum") if name in cells[0]]
-    for prompt in dict.fromkeys(row["prompt"] for row in cells):
+    columns = [name for name in READING if name in cells[0]]
+    for values in dict.fromkeys(tuple(row[name] for name in columns) for row in cells):
+        reading = dict(zip(columns, values, strict=True))
         for weights in [weights for weights in ("", "random ") if weights + combinations[0] in cells[0]]:
-            kept = read_vectors(vectors, prompt, bool(weights))
+            kept = read_vectors(vectors, reading, bool(weights))
 
             def raw(texts, kept=kept):
                 return [np.stack(part) for part in zip(*(kept[text or " "] for text in texts), strict=True)]
@@ -84,7 +92,7 @@ def recompute(cells, data, vectors, corpus):
             statistics = [(p.mean(axis=0, dtype="d"), p.std(axis=0, dtype="d")) for p in raw(corpus)] if corpus else []
             # what never changes over the corpus is left where it is
             statistics = [(mean, np.where(std > 1e-6 * abs(mean), std, 1.0)) for mean, std in statistics]
-            for row in (row for row in cells if row["prompt"] == prompt):
+            for row in (row for row in cells if reading.items() <= row.items()):
                 name = file_of(data, row["task"])
                 rows = read(data, name)
                 train = read(data, name.replace(".test", ".train")) if name.startswith("classification") else []
@@ -103,7 +111,7 @@ def recompute(cells, data, vectors, corpus):
                     embeddings = metrics.embedding(*parts, combination)
                     vector = dict(zip(texts, embeddings, strict=True))
                     ours = 100 * score(row["task"], name, rows, train, vector)
-                    yield f"{row['task']} {prompt} {row.get('statistics', '')} {column}", float(row[column]), ours
+                    yield " ".join([row["task"], *values, row.get("statistics", ""), column]), float(row[column]), ours
 
 
 def main():
@@ -120,9 +128,10 @@ def main():
     for cell, theirs, ours in recompute(cells, arguments.data, arguments.vectors, corpus):
         off = abs(theirs - ours)
         worst = max(worst, off)
-        print(f"{'OFF ' if off > 0.01 else '    '}{theirs:7.2f} {ours:9.4f}  {cell}", flush=True)
+        print(f"{'OFF ' if off > TOLERANCE else '    '}{theirs:7.2f} {ours:9.4f}  {cell}", flush=True)
     print(f"largest difference: {worst / 100:.1e}")
+    return int(worst > TOLERANCE)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
