@@ -13,7 +13,7 @@ To read in this order; but for types, no file imports one that stands below it:
     modeling_deepseek, backbone_moee        the routers and layers of any architecture, and the exceptions
     prefix_moee, capture_moee, experts_moee                 what one forward pass shares, reads and leaves out
     inference_moee, stream_moee             the story of a pass; windows of any number of texts
-    weights_moee, repository_moee, pretrained_moee          loading and saving
+    gguf_moee, weights_moee, repository_moee, pretrained_moee       loading and saving
     modeling_moee                           MoEEModel
     pipeline_moee, sentence_moee, handler   doors for pipelines, sentence-transformers and endpoints
 """

@@ -102,7 +102,10 @@ class MoEEConfig(PreTrainedConfig):
         with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
             config, unused = super().get_config_dict(source, **kwargs)
         if config == {}:
-            raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.")
+            raise OSError(
+                f"{source!r}: expected a folder with a config.json; there is none in it. Weights alone, a GGUF file for "
+                "instance, need that of their model beside them, and its tokenizer."
+            )
         if not isinstance(config, dict):
             raise OSError(f"{source!r}: expected a mapping in its config.json; got {config!r}.")
         if config.get("model_type") == cls.model_type:

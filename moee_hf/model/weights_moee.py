@@ -1,4 +1,4 @@
-"""The backbone's weights: from a repository itself or the one it refers to, safetensors only, and all of them."""
+"""The backbone's weights: from a repository itself or the one it refers to, safetensors or GGUF, and all of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from transformers.utils.logging import get_logger
 
 from .backbone_moee import backbone_class
 from .configuration_moee import MoEEConfig
+from .gguf_moee import gguf_arguments
 from .hub_moee import hub_errors, optional_file, resolve_commit, warn_if_moved
 
 logger = get_logger(__name__)
@@ -48,7 +49,7 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
 
     Raises:
         OSError: If the weights cannot be had.
-        ValueError: If they are not safetensors, damaged, or not all those of the backbone.
+        ValueError: If they are neither safetensors nor GGUF, damaged, or not all those of the backbone.
     """
     if config.base_model_name_or_path is not None:
         source, kwargs = _resolve_reference(config, **kwargs)
@@ -58,16 +59,18 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with hub_errors(f"{source!r}, the backbone: ", source, kwargs["revision"]), _report_on_failure():
-            _check_files(source, config.backbone_config, **kwargs)
-            backbone, info = backbone_class(config.backbone_config).from_pretrained(
-                source, config=config.backbone_config, **kwargs
-            )
+            gguf_file = _find_weights(source, config.backbone_config, **kwargs)
+            arguments = {"pretrained_model_name_or_path": source, "config": config.backbone_config, **kwargs}
+            if gguf_file is not None:
+                arguments.pop("gguf_file", None)
+                arguments |= gguf_arguments(gguf_file, config.backbone_config)
+            backbone, info = backbone_class(config.backbone_config).from_pretrained(**arguments)
     except SafetensorError as error:
         raise ValueError(
             f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
         ) from error
     _check_loaded(source, backbone, info)
-    special = any(kwargs.get(name) for name in ("subfolder", "variant", "gguf_file"))
+    special = gguf_file is not None or any(kwargs.get(name) for name in ("subfolder", "variant"))
     base = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
     return LoadedBackbone(backbone, info, base)
 
@@ -139,16 +142,29 @@ def _left_over(backbone: PreTrainedModel, unexpected: Iterable[str]) -> list[str
     return sorted(name for name in unexpected if name.removeprefix(prefix).split(".")[0] in modules)
 
 
-def _check_files(source: str, config: PreTrainedConfig, variant: str | None = None, **kwargs: Any) -> None:
-    # transformers would also read pickled weights, have a service convert them, follow an index anywhere, or load
-    # another model because an adapter says so
+def _find_weights(
+    source: str,
+    config: PreTrainedConfig,
+    variant: str | None = None,
+    gguf_file: str | None = None,
+    subfolder: str = "",
+    **kwargs: Any,
+) -> Path | None:
+    """Return the GGUF file with the weights, None for safetensors, which transformers finds as they are found here.
+
+    transformers would also read pickled weights, have a service convert them, follow an index anywhere, or load another
+    model because an adapter says so.
+    """
+    kwargs["subfolder"] = subfolder
     if optional_file(source, "adapter_config.json", **kwargs):
         raise ValueError(
             f"{source}: expected the weights of a backbone; there is an adapter_config.json. Merge the adapter into "
             "its base model, and load what that saves."
         )
-    if kwargs.get("gguf_file") is not None:
-        return
+    if gguf_file is not None:
+        if path := optional_file(source, gguf_file, **kwargs):
+            return path
+        raise OSError(f"{source}: expected the weights in {gguf_file}, as gguf_file says; there is no such file.")
     infix = "" if variant is None else f".{variant}"
     names = [f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"]
     if named := getattr(config, "transformers_weights", None):
@@ -158,10 +174,14 @@ def _check_files(source: str, config: PreTrainedConfig, variant: str | None = No
         if path := optional_file(source, name, **kwargs):
             if path.suffix == ".json":
                 _check_names(source, name, _shards(source, path), ".safetensors")
-            return
+            return None
+    found = sorted(Path(source, subfolder).glob("*.gguf")) if os.path.isdir(source) else []
+    if len(found) == 1:
+        return found[0]
     raise OSError(
-        f"{source}: expected weights in safetensors; there is no {' and no '.join(names)}. Pickled weights are never "
-        "read: convert them, for instance with transformers' save_pretrained, where you trust them."
+        f"{source}: expected weights in safetensors, or in one GGUF file; there is no {' and no '.join(names)}, and "
+        f"there are {len(found)} GGUF files. gguf_file=... names one of several, or of a repository on the Hub. Pickled "
+        "weights are never read: convert them, for instance with transformers' save_pretrained, where you trust them."
     )
 
 
