@@ -1,16 +1,16 @@
 """Quantize a Qwen2-MoE checkpoint: its configuration, its tokenizer, and all weights in one file, model.gguf.
 
-Matrices and the embedding table take 4.5 bits a weight (GGUF's Q4_0). Routers, the gate of the shared expert, norms and
-biases are small, and stay in float32. transformers reads the result as
-`AutoModelForCausalLM.from_pretrained(OUT, gguf_file="model.gguf", config=AutoConfig.from_pretrained(OUT))`, where
-config.json says what a GGUF file has no field for. llama.cpp knows the format, but its Qwen2-MoE does not scale the
-weights of the chosen experts to a sum of 1. Needs the package gguf.
+Matrices and the embedding table take 4.5 bits a weight (GGUF's Q4_0). Routers, the gate of the shared expert, norms
+and biases are small, and stay in float32. `MoEEModel.from_pretrained(OUT)` reads the result, and so does transformers:
+`AutoModelForCausalLM.from_pretrained(OUT, gguf_file="model.gguf", config=AutoConfig.from_pretrained(OUT))`. What a GGUF
+file has no field for is in config.json. The vocabulary is in the tokenizer's own files alone: reading it out of a GGUF
+file takes longer than reading the weights, and llama.cpp has no use for it, as its Qwen2-MoE does not scale the weights
+of the chosen experts to a sum of 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,51 +18,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, get_tensor_name_map
 from gguf.constants import GGML_QUANT_VERSION
 from gguf.quants import quantize as to_blocks
-from tokenizers import Regex, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
-from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from moee_hf.files.folders import check_new_folder
 
 WEIGHTS = "model.gguf"
 BLOCK = 32  # weights of a row that share a scale
 EXACT = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")  # a rounded router would choose other experts
-# how byte-level tokenizers split a text before they merge, by the names that llama.cpp gives
-SPLITS = {
-    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
-    "smollm": pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    ),
-    "qwen2": pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    ),
-}
-PROBE = "It's 2,345 o'CLOCK  at 67\n\n\tcafé(s) -- don't  ..."  # which each of them splits in its own way
 
 
 def quantize(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
     """Write a Qwen2-MoE checkpoint with weights of 4.5 bits, and return the path of the file with the weights.
 
     Args:
-        source: A folder with a plain checkpoint, and beside it a tokenizer that is a byte-level BPE.
+        source: A folder with a plain checkpoint and its tokenizer.
         folder: A new or empty folder.
 
     Raises:
-        ValueError: If it is another architecture, its weights or its tokenizer have no place in such a file, or there
-            is something in `folder`.
+        ValueError: If it is another architecture, its weights have no place in such a file, or there is something in
+            `folder`.
         OSError: If the checkpoint cannot be read, or the result cannot be written.
     """
     path = check_new_folder(folder)
@@ -73,7 +56,6 @@ def quantize(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> 
     writer = GGUFWriter(path / WEIGHTS, "qwen2moe")
     writer.add_name(Path(source).resolve().name)
     _add_sizes(writer, config)
-    _add_vocabulary(writer, tokenizer, config.vocab_size)
     for name, weight in _named_weights(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)):
         if weight.ndim == 1 or weight.shape[-1] % BLOCK or name.endswith(EXACT):
             writer.add_tensor(name, weight)
@@ -143,27 +125,6 @@ def _add_sizes(writer: GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_expert_weights_norm(config.norm_topk_prob)
     writer.add_file_type(LlamaFileType.MOSTLY_Q4_0)
     writer.add_quantization_version(GGML_QUANT_VERSION)
-
-
-def _add_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    split = tokenizer.backend_tokenizer.pre_tokenizer
-    pieces = split and split.pre_tokenize_str(PROBE)
-    same = [name for name, known in SPLITS.items() if known.pre_tokenize_str(PROBE) == pieces]
-    if state["model"]["type"] != "BPE" or not same:
-        raise ValueError(f"tokenizer: expected a byte-level BPE that splits as {', '.join(SPLITS)}; got another one.")
-    kinds = {True: TokenType.CONTROL, False: TokenType.USER_DEFINED}
-    added = {token["id"]: kinds[token["special"]] for token in state["added_tokens"]}
-    tokens = {i: token for token, i in tokenizer.get_vocab().items()}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(same[0])
-    # a model may have room for more tokens than there are
-    writer.add_token_list([tokens.get(i, f"[PAD{i}]") for i in range(size)])
-    writer.add_token_types([added.get(i, TokenType.NORMAL) if i in tokens else TokenType.UNUSED for i in range(size)])
-    writer.add_token_merges([" ".join(pair) for pair in state["model"]["merges"]])
-    for name in ("bos", "eos", "unk", "pad"):
-        if (token := getattr(tokenizer, f"{name}_token_id")) is not None:
-            getattr(writer, f"add_{name}_token_id")(token)
 
 
 if __name__ == "__main__":
