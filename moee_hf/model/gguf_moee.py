@@ -1,8 +1,8 @@
 """Weights in a GGUF file, the format of llama.cpp.
 
-Architectures whose values llama.cpp stores as they are in the checkpoint are read here, by the names in its own package:
-transformers reads them too, but with a head only, without the experts of gpt-oss, and in seconds for each ten layers.
-Those whose values llama.cpp rearranges are left to transformers, which knows how for some.
+Architectures whose values llama.cpp stores as they are in the checkpoint are read here, by the names in its own
+package: transformers reads them too, but with a head only, without the experts of gpt-oss, and slowly where there are
+many layers. Those whose values llama.cpp rearranges are left to transformers, which knows how for some.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _gguf() -> Any:
 
 
 def _stored_weights(reader: Any, backbone: PreTrainedModel, architecture: str) -> dict[str, StoredWeight]:
-    """The weights of a backbone, by its own names; what the file lacks is left out, what it has beyond is there too."""
+    """The weights of a backbone, by its own names, without those that the file lacks, and with those that are left."""
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     weights = {}
     for name, sources in _sources(backbone, architecture):

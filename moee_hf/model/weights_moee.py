@@ -152,8 +152,8 @@ def _find_weights(
 ) -> Path | None:
     """Return the GGUF file with the weights, None for safetensors, which transformers finds as they are found here.
 
-    transformers would also read pickled weights, have a service convert them, follow an index anywhere, or load another
-    model because an adapter says so.
+    transformers would also read pickled weights, have a service convert them, follow an index anywhere, or load
+    another model because an adapter says so.
     """
     kwargs["subfolder"] = subfolder
     if optional_file(source, "adapter_config.json", **kwargs):
@@ -180,8 +180,9 @@ def _find_weights(
         return found[0]
     raise OSError(
         f"{source}: expected weights in safetensors, or in one GGUF file; there is no {' and no '.join(names)}, and "
-        f"there are {len(found)} GGUF files. gguf_file=... names one of several, or of a repository on the Hub. Pickled "
-        "weights are never read: convert them, for instance with transformers' save_pretrained, where you trust them."
+        f"there are {len(found)} GGUF files. gguf_file=... names one of several, or of a repository on the Hub. "
+        "Pickled weights are never read: convert them, for instance with transformers' save_pretrained, where you "
+        "trust them."
     )
 
 
