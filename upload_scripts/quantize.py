@@ -2,10 +2,11 @@
 
 Matrices and the embedding table take 4.5 bits a weight (GGUF's Q4_0). Routers, the gate of the shared expert, norms
 and biases are small, and stay in float32. `MoEEModel.from_pretrained(OUT)` reads the result, and so does transformers:
-`AutoModelForCausalLM.from_pretrained(OUT, gguf_file="model.gguf", config=AutoConfig.from_pretrained(OUT))`. What a GGUF
-file has no field for is in config.json. The vocabulary is in the tokenizer's own files alone: reading it out of a GGUF
-file takes longer than reading the weights, and llama.cpp has no use for it, as its Qwen2-MoE does not scale the weights
-of the chosen experts to a sum of 1.
+`AutoModelForCausalLM.from_pretrained(OUT, gguf_file="model.gguf", config=AutoConfig.from_pretrained(OUT))`.
+
+What a GGUF file has no field for is in config.json. The vocabulary is in the tokenizer's own files alone: reading it
+out of a GGUF file takes longer than reading the weights, and llama.cpp has no use for it, as its Qwen2-MoE does not
+scale the weights of the chosen experts to a sum of 1.
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ class MoEEConfig(PreTrainedConfig):
             config, unused = super().get_config_dict(source, **kwargs)
         if config == {}:
             raise OSError(
-                f"{source!r}: expected a folder with a config.json; there is none in it. Weights alone, such as a GGUF "
-                "file, need that of their model beside them, and its tokenizer."
+                f"{source!r}: expected a folder with a config.json; there is none in it. Weights alone, such as a "
+                "GGUF file, need that of their model beside them, and its tokenizer."
             )
         if not isinstance(config, dict):
             raise OSError(f"{source!r}: expected a mapping in its config.json; got {config!r}.")
