@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..evaluation.tables import Table
 
 # choices of a score that are the same in every row, or said by the model
-_NOT_PRINTED = ("backbone", "dtype", "max_length", "router_activation")
+_NOT_PRINTED = ("backbone", "dtype", "max_length", "router_activation", "router_standardization")
 
 
 def add_evaluate_command(commands: Commands) -> None:

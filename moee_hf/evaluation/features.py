@@ -88,7 +88,7 @@ class Features:
         routers = self.model.config.router_indices
         if corpus is None:
             self.model.check_calibration(self.template)
-            return self.model.statistics(hidden, routing, routers)
+            return self.model.statistics(hidden, routing, routers, self.router_standardization(None))
         if corpus.digest not in self._statistics:
             fit = StatisticsFit()
             fit.update(*self(corpus.texts))
@@ -96,7 +96,13 @@ class Features:
             statistics.store(**fit.result())
             self._statistics[corpus.digest] = statistics
         # these are of the routers that were read, and of no others
-        return self._statistics[corpus.digest](hidden, routing, list(range(len(routers))))
+        return self._statistics[corpus.digest](
+            hidden, routing, range(len(routers)), self.router_standardization(corpus)
+        )
+
+    def router_standardization(self, corpus: Corpus | None) -> str:
+        """Return what is done to RW: what `calibrate` does with a corpus, else what the configuration says."""
+        return self.model.config.router_standardization if corpus is None else "center"
 
     def statistics_digest(self, corpus: Corpus | None) -> str:
         """Return what the statistics are known by: the corpus, or their own numbers."""

@@ -36,6 +36,9 @@ class MoEEConfig(PreTrainedConfig):
         router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do
             not count), negative from the last. None: all.
         router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
+        router_standardization: What `standardize` does to RW: `"zscore"` as to HS, or `"center"`: takes off the mean,
+            and divides by nothing, which would make an expert that hardly ever changes as loud as one that decides.
+            `MoEEModel.calibrate` sets `"center"`.
         standardize: Whether HS and RW are standardized with the statistics stored in the model.
         calibrated: Whether the model holds such statistics; set by `MoEEModel.set_statistics`.
         calibration: What `MoEEModel.calibrate` fitted them with: `prompt`, `pooling`, `hidden_layer` and
@@ -61,6 +64,7 @@ class MoEEConfig(PreTrainedConfig):
     hidden_layer: int = -1
     router_layers: list[int] | None = None
     router_activation: str = "softmax"
+    router_standardization: str = "zscore"
     standardize: bool = False
     calibrated: bool = False
     calibration: dict[str, Any] | None = None

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 COMBINATIONS = ("hs", "rw", "concat", "sum")
 POOLINGS = ("lasttoken", "mean", "weightedmean")
 ROUTER_ACTIVATIONS = ("softmax", "logits")
+ROUTER_STANDARDIZATIONS = ("zscore", "center")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

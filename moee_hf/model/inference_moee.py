@@ -63,7 +63,9 @@ def embeddings_of(model: MoEEModel, capture: Capture, mix: Mix) -> torch.Tensor:
     """Return the embeddings of a batch, of shape `(batch_size, embedding_size)`, from what a forward pass gave."""
     hidden, routing = capture.hidden, capture.routing_weights()  # [B, D], [B, L, E]
     if mix.standardize:
-        hidden, routing = model.statistics(hidden, routing, capture.wanted.routers)
+        hidden, routing = model.statistics(
+            hidden, routing, capture.wanted.routers, model.config.router_standardization
+        )
     vectors = combine(hidden, routing, mix.combination, mix.alpha)  # [B, N]
     return F.normalize(vectors, dim=-1) if mix.normalize else vectors
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .functional_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
+from .functional_moee import (
+    COMBINATIONS,
+    POOLINGS,
+    ROUTER_ACTIVATIONS,
+    ROUTER_STANDARDIZATIONS,
+    check_alpha,
+    check_choice,
+)
 from .hub_moee import is_repo_id
 from .prompts_moee import check_template
 
@@ -74,6 +81,7 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "hidden_layer": _check_int,
     "router_layers": _check_router_layers,
     "router_activation": lambda name, value: check_choice(name, value, ROUTER_ACTIVATIONS),
+    "router_standardization": lambda name, value: check_choice(name, value, ROUTER_STANDARDIZATIONS),
     "standardize": _check_bool,
     "calibrated": _check_bool,
     "prompts": _check_prompts,

@@ -5,6 +5,7 @@ from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskClustering
 from mteb.abstasks.task_metadata import TaskMetadata
 from support import evaluation_data, judge, metrics, recompute
+from support.common import CHECKPOINT
 from support.judge import COMBINATIONS, CORPUS, TASKS
 
 from moee_hf.cli import main
@@ -41,8 +42,8 @@ def test_every_score_is_the_judges(model, evaluated, calibrated):
     texts = list(dict.fromkeys(text for lines in rows.values() for text in recompute.texts_of(lines)))
     vectors = judge.raw_vectors(model, texts, prompt)
     if calibrated:
-        corpus = judge.raw_vectors(model, CORPUS, prompt)
-        vectors = [(part - of.mean(0)) / of.std(0) for part, of in zip(vectors, corpus, strict=True)]
+        hidden, routing = judge.raw_vectors(model, CORPUS, prompt)
+        vectors = [(vectors[0] - hidden.mean(0)) / hidden.std(0), vectors[1] - routing.mean(0)]
     for combination in COMBINATIONS:
         vector = dict(zip(texts, metrics.embedding(*vectors, combination), strict=True))
         for task in TASKS:
@@ -114,7 +115,7 @@ def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
     (tmp_path / "corpus.txt").write_text("\n".join(line.replace("\n", " ") for line in CORPUS))
     command = ["evaluate", "--data", str(data), "--tasks", "stsb", "twins", "--prompt", "none", "prompteol"]
     command += ["--combination", "hs", "sum", "--alpha", "0.5", "2", "--calibrate", str(tmp_path / "corpus.txt")]
-    command += ["--control", "random", "--output", str(tmp_path / "out")]
+    command += ["--model", str(CHECKPOINT), "--control", "random", "--output", str(tmp_path / "out")]
     assert main(command) == 0
     out, err = capsys.readouterr()
     header, *lines = out.splitlines()

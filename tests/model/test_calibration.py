@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from support.common import TEXTS, set_random_statistics
+from support.common import CHECKPOINT, TEXTS, set_random_statistics
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
@@ -71,11 +71,19 @@ def test_statistics_are_those_of_the_texts(model, pooling, prompt):
 
 
 def test_the_corpus_itself_becomes_standard(model):
+    _, raw = outputs(model, CORPUS)
     model.calibrate(CORPUS)
-    for combination in ("hs", "rw"):
-        vectors = model.encode(CORPUS, combination=combination)
+    hidden, routing = (model.encode(CORPUS, combination=combination) for combination in ("hs", "rw"))
+    for vectors in (hidden, routing):
         np.testing.assert_allclose(vectors.mean(axis=0), 0, atol=1e-3)
-        np.testing.assert_allclose(vectors.std(axis=0), 1, atol=1e-2)
+    np.testing.assert_allclose(hidden.std(axis=0), 1, atol=1e-2)
+    np.testing.assert_allclose(routing.std(axis=0), raw.std(axis=0).ravel(), atol=1e-4)  # centred, not divided
+
+
+def test_routing_weights_are_divided_if_the_configuration_says_so(model):
+    model.calibrate(CORPUS)
+    model.config.router_standardization = "zscore"
+    np.testing.assert_allclose(model.encode(CORPUS, combination="rw").std(axis=0), 1, atol=1e-2)
 
 
 def test_calibrated_vectors_do_not_depend_on_the_batch(model):
@@ -165,15 +173,15 @@ def test_standardize_in_place_of_the_configurations(model, standardize):
     model.config.standardize = not standardize
     vectors = model.encode(TEXTS, combination="concat", standardize=standardize)
     statistics = {name: value.flatten().numpy() for name, value in model.statistics.state_dict().items()}
-    mean, std = (
-        np.concatenate([statistics[f"hidden_{part}"], statistics[f"routing_{part}"]]) for part in ("mean", "std")
-    )
+    mean = np.concatenate([statistics["hidden_mean"], statistics["routing_mean"]])
+    std = np.concatenate([statistics["hidden_std"], np.ones_like(statistics["routing_std"])])
     np.testing.assert_allclose(vectors, (raw - mean) / std if standardize else raw, rtol=1e-3, atol=1e-3)
 
 
 def test_command(tmp_path, capsys):
     (tmp_path / "corpus.txt").write_text("\n".join(CORPUS[:20]).replace("\n and", " and"))
-    assert main(["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model")]) == 0
+    command = ["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model")]
+    assert main([*command, "--model", str(CHECKPOINT), "--prompt", "none"]) == 0
     out, err = capsys.readouterr()
     assert out == ""
     assert "texts: " in err
@@ -181,5 +189,5 @@ def test_command(tmp_path, capsys):
     assert model.config.standardize
     assert model.config.calibration["prompt"] == model.config.prompt_template("none")
     assert np.isfinite(model.encode(TEXTS)).all()
-    assert main(["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model")]) == 1
+    assert main(command) == 1
     assert "expected a new or empty folder" in capsys.readouterr().err

@@ -90,9 +90,13 @@ def recompute(cells, data, vectors, corpus):
             def raw(texts, kept=kept):
                 return [np.stack(part) for part in zip(*(kept[text or " "] for text in texts), strict=True)]
 
-            statistics = [(p.mean(axis=0, dtype="d"), p.std(axis=0, dtype="d")) for p in raw(corpus)] if corpus else []
-            # what never changes over the corpus is left where it is
-            statistics = [(mean, np.where(std > 1e-6 * abs(mean), std, 1.0)) for mean, std in statistics]
+            means, stds = [], []
+            if corpus:
+                means, stds = zip(
+                    *((p.mean(axis=0, dtype="d"), p.std(axis=0, dtype="d")) for p in raw(corpus)), strict=True
+                )
+                # what never changes over the corpus is left where it is; RW is centred, and not divided
+                stds = [np.where(stds[0] > 1e-6 * abs(means[0]), stds[0], 1.0), 1.0]
             for row in (row for row in cells if reading.items() <= row.items()):
                 name = file_of(data, row["task"])
                 rows = read(data, name)
@@ -105,8 +109,8 @@ def recompute(cells, data, vectors, corpus):
                     )
                 parts = raw(texts)
                 if row.get("statistics") == "calibrated":
-                    pairs = zip(parts, statistics, strict=True)
-                    parts = [((p - m.astype("f")) / s.astype("f")).astype("f") for p, (m, s) in pairs]
+                    triples = zip(parts, means, stds, strict=True)
+                    parts = [((p - mean.astype("f")) / np.float32(std)).astype("f") for p, mean, std in triples]
                 for combination in combinations:
                     column = weights + combination
                     embeddings = metrics.embedding(*parts, combination)
