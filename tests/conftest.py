@@ -2,7 +2,6 @@ import copy
 import gc
 import logging
 import os
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -28,7 +27,6 @@ from support import evaluation_data
 from support.common import CHECKPOINT
 from support.deprecations import raise_logged_deprecations
 from support.hub import Hub
-from transformers import OlmoeConfig, OlmoeModel
 
 from moee_hf import MoEEModel
 
@@ -52,7 +50,7 @@ def quiet():
 
 @pytest.fixture(scope="session")
 def loaded() -> MoEEModel:
-    """The embedded backbone in float32, with the paper's defaults."""
+    """The small model in float32, with the paper's defaults."""
     return MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32)
 
 
@@ -62,25 +60,6 @@ def saved(loaded, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     loaded.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    """A plain checkpoint of a megabyte: an OLMoE in bfloat16 with random weights and a real tokenizer."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    shutil.copytree(CHECKPOINT, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
-    config = OlmoeConfig.from_pretrained(
-        folder, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_experts=8, num_experts_per_tok=2
-    )
-    torch.manual_seed(0)
-    OlmoeModel(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def files(checkpoint) -> dict[str, bytes]:
-    """The files of the checkpoint, as a repository of the Hub."""
-    return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
 
 
 @pytest.fixture(scope="session")

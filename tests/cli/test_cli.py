@@ -8,18 +8,20 @@ import sys
 
 import numpy as np
 import pytest
-from support.common import TEXTS
+from support.common import CHECKPOINT, TEXTS
 
 from moee_hf import MoEEConfig, MoEEModel, __version__
 from moee_hf.cli import build_parser, main
 from moee_hf.cli.embed import with_texts
 
+SMALL = ["--model", str(CHECKPOINT)]
+
 
 def test_similarity_prints_the_matrix(capsys):
     texts = ["A man is playing a guitar.", "two\nlines", "A long text, " * 10]
-    assert main(["similarity", *texts, "--prompt", "none", "--combination", "hs"]) == 0
+    assert main(["similarity", *texts, "--prompt", "none", "--combination", "hs", *SMALL]) == 0
     printed = capsys.readouterr()
-    model = MoEEModel.from_pretrained("embedded")
+    model = MoEEModel.from_pretrained(CHECKPOINT)
     embeddings = model.encode(texts, prompt_name="none", combination="hs")
     rows = printed.out.splitlines()
     assert rows[0].split() == ["1", "2", "3"]
@@ -31,7 +33,7 @@ def test_similarity_prints_the_matrix(capsys):
 
 
 def test_data_and_messages_do_not_mix():
-    """In a process of its own, where importing and loading may print as well."""
+    """In a process of its own, where importing and loading may print as well, with the model that is the default."""
     command = [sys.executable, "-m", "moee_hf.cli", "similarity", "a", "b"]
     result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert (result.returncode, result.stderr) == (0, "")
@@ -42,11 +44,11 @@ def test_embed_from_standard_input(tmp_path, monkeypatch, capsys):
     lines = [text for text in TEXTS if "\n" not in text]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
-    assert main(["embed", "-", "--output", "vectors.npy", "--dtype", "float32"]) == 0
+    assert main(["embed", "-", "--output", "vectors.npy", "--dtype", "float32", *SMALL]) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f"{len(lines)} embeddings of width 256: vectors.npy\n"
-    expected = MoEEModel.from_pretrained("embedded", dtype="float32").encode(lines)
+    assert printed.err == f"{len(lines)} embeddings of width 144: vectors.npy\n"
+    expected = MoEEModel.from_pretrained(CHECKPOINT, dtype="float32").encode(lines)
     assert np.load(tmp_path / "vectors.npy") == pytest.approx(expected, abs=1e-6)
 
 
@@ -68,8 +70,9 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.csv").write_text("id,body\n1,one\n2,two\n")
     flags = ["--column", "body", "--prompt", "Q: {text}", "--alpha", "0.5", "--normalize", "--dtype", "float32"]
-    assert main(["embed", "in.csv", "--output", "out.npy", "--device", "cpu", "--batch-size", "1", *flags]) == 0
-    model = MoEEModel.from_pretrained("embedded", dtype="float32")
+    flags += ["--device", "cpu", "--batch-size", "1", *SMALL]
+    assert main(["embed", "in.csv", "--output", "out.npy", *flags]) == 0
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype="float32")
     expected = model.encode(["one", "two"], prompt="Q: {text}", alpha=0.5, normalize_embeddings=True)
     assert np.load("out.npy") == pytest.approx(expected, abs=1e-6)
 
@@ -77,14 +80,17 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["similarity", "a", ""], r"texts\[1\]: expected a text to embed; got an empty string"),
-        (["similarity", "a", "--prompt", "eol"], "prompt_name: expected one of 'prompteol', 'none'; got 'eol'"),
+        (["similarity", "a", "", *SMALL], r"texts\[1\]: expected a text to embed; got an empty string"),
+        (
+            ["similarity", "a", "--prompt", "eol", *SMALL],
+            "prompt_name: expected one of 'prompteol', 'none'; got 'eol'",
+        ),
         (["similarity", "a", "--model", "./nowhere"], "'./nowhere': expected a folder with a config.json, or the id"),
         (["embed", "missing.txt", "--output", "x.npy"], "missing.txt"),
         (["embed", "missing.txt", "--output", "x.bin"], "x.bin: expected a file ending in"),
         (["info", "./nowhere"], "'./nowhere': expected a folder with a config.json"),
         (["info", "."], "'.': expected a folder with a config.json; there is none in it"),
-        (["similarity", "a", "--prompt", "{text} {text}"], r"--prompt: expected .*'{text} {text}'"),
+        (["similarity", "a", "--prompt", "{text} {text}", *SMALL], r"--prompt: expected .*'{text} {text}'"),
         (["similarity", "a", "--device", "tpu"], r"--device: expected one that is here \(auto, cpu.*got 'tpu'"),
         (
             ["embed", "missing.txt", "--output", "folder.npy"],
@@ -153,7 +159,7 @@ def test_every_command_explains_itself():
 def test_empty_input_is_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
-    assert main(["embed", "empty.txt", "--output", "x.npy"]) == 1
+    assert main(["embed", "empty.txt", "--output", "x.npy", *SMALL]) == 1
     assert "empty.txt: expected texts; got none" in capsys.readouterr().err
 
 
@@ -165,7 +171,7 @@ def test_a_closed_pipe_is_no_error(tmp_path):
 
 
 def test_wide_characters_keep_the_columns(capsys):
-    assert main(["similarity", "漢字かな", "🎸 guitar", "plain"]) == 0
+    assert main(["similarity", "漢字かな", "🎸 guitar", "plain", *SMALL]) == 0
     rows = capsys.readouterr().out.splitlines()[1:]
     starts = [len(row) + sum(character in "漢字かな🎸" for character in row) for row in rows]
     assert len(set(starts)) == 1

@@ -5,7 +5,7 @@ import json
 import pytest
 from scipy.stats import spearmanr
 from support import evaluation_data, metrics
-from support.common import TEXTS
+from support.common import CHECKPOINT, TEXTS
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
@@ -46,8 +46,8 @@ def test_alpha_without_labels_agrees_with_both_parts(model):
 def test_calibrate_chooses_alpha(data, tmp_path, capsys, labels):
     (tmp_path / "corpus.txt").write_text("\n".join(text.replace("\n", " ") for text in TEXTS * 3))
     dev = [str(next((data / "sts").glob("stsb.dev*")))] if labels else []
-    command = ["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model"), "--fit-alpha", *dev]
-    assert main(command) == 0
+    command = ["calibrate", str(tmp_path / "corpus.txt"), "--output", str(tmp_path / "model")]
+    assert main([*command, "--model", str(CHECKPOINT), "--fit-alpha", *dev]) == 0
     alpha = MoEEModel.from_pretrained(tmp_path / "model").config.alpha
     assert alpha in ALPHAS
     assert f"alpha: {alpha:g}" in capsys.readouterr().err

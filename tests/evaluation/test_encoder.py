@@ -6,7 +6,7 @@ import pytest
 import torch
 from mteb.models import EncoderProtocol
 from support import evaluation_data, metrics
-from support.common import TEXTS
+from support.common import CHECKPOINT, TEXTS
 from support.judge import CORPUS
 
 from moee_hf import MoEEModel
@@ -64,11 +64,10 @@ def test_control_has_the_architecture_and_not_the_weights(model):
 
 
 def test_meta_is_honest(monkeypatch):
-    paper = {"pooling": "lasttoken", "hidden_layer": -1, "standardize": False, "default_prompt_name": "prompteol"}
-    model = MoEEModel.from_pretrained("embedded", combination="sum", **paper)
+    model = MoEEModel.from_pretrained(CHECKPOINT)
     encoder = MoEEEncoder(model, prompt="none", combination="sum", alpha=0.5)
     meta = encoder.mteb_model_meta
-    assert meta.name == "moee_hf/embedded"
+    assert meta.name == f"local/{CHECKPOINT.name}"
     assert len(meta.revision) == 40
     assert meta.n_parameters == sum(weight.numel() for weight in model.model.parameters())
     assert meta.n_active_parameters < meta.n_parameters

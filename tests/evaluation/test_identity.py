@@ -4,10 +4,12 @@ import json
 import shutil
 
 import torch
+from support.common import CHECKPOINT
 
 from moee_hf import MoEEModel
 from moee_hf.evaluation import Features, MoEEEncoder
 from moee_hf.evaluation.features import random_weights
+from moee_hf.model import hub_moee
 
 
 def test_revision_is_that_of_the_weights(saved, tmp_path):
@@ -17,6 +19,13 @@ def test_revision_is_that_of_the_weights(saved, tmp_path):
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"alpha": 3.0}))
     assert Features(MoEEModel.from_pretrained(tmp_path / "copy")).identity[1] != one[1]
+
+
+def test_folder_with_a_name_of_the_package_is_known_by_it(monkeypatch):
+    by_path = Features(MoEEModel.from_pretrained(CHECKPOINT)).identity
+    monkeypatch.setitem(hub_moee._ALIASES, "small", str(CHECKPOINT))
+    assert by_path[0] == f"local/{CHECKPOINT.name}"
+    assert Features(MoEEModel.from_pretrained("small")).identity == ("moee_hf/small", by_path[1])
 
 
 def test_model_changed_in_memory_has_another_revision(saved):
@@ -31,7 +40,7 @@ def test_model_changed_in_memory_has_another_revision(saved):
         model.get_input_embeddings().weight[0, 0] += 1
     assert Features(model).identity[1] != changed[1]
     replaced = MoEEModel.from_pretrained(saved)
-    replaced.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.randn(8192, 256)))
+    replaced.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.randn(1500, 64)))
     assert Features(replaced).identity[1] != before[1]
     assert Features(MoEEModel(model.config)).identity[1] != Features(MoEEModel(model.config)).identity[1]
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from support import evaluation_data
-from support.common import ROOT
+from support.common import CHECKPOINT, ROOT
 from support.judge import COMBINATIONS, TASKS, results
 
 from moee_hf import MoEEModel
@@ -102,7 +102,7 @@ def test_changed_data_are_evaluated_again(model, data, tmp_path, caplog):
 def test_killed_evaluation_resumes(data, tmp_path):
     """A process killed after its first results; the second leaves those as they are and adds the rest."""
     command = [sys.executable, "-m", "moee_hf.cli", "evaluate", "--data", str(data), "--output", str(tmp_path)]
-    command += ["--combination", *COMBINATIONS]
+    command += ["--model", str(CHECKPOINT), "--combination", *COMBINATIONS]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
         while process.poll() is None and len(results(tmp_path)) < 3:
             time.sleep(0.05)

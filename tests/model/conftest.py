@@ -1,4 +1,5 @@
 import pytest
+from support.common import BACKBONE
 
 from moee_hf import MoEEModel
 
@@ -17,9 +18,9 @@ def tokens_read(model):
 
 
 @pytest.fixture
-def backbone(hub, files) -> str:
+def backbone(hub) -> str:
     """A plain checkpoint on the Hub."""
-    hub.add("lab/backbone", files)
+    hub.add("lab/backbone", BACKBONE)
     return "lab/backbone"
 
 

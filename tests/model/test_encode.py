@@ -21,8 +21,8 @@ def test_public_names():
 
 def test_one_text_and_several(model):
     one, several = model.encode(TEXTS[0]), model.encode(TEXTS)
-    assert one.shape == (576,)
-    assert several.shape == (len(TEXTS), 576)
+    assert one.shape == (144,)
+    assert several.shape == (len(TEXTS), 144)
     assert one == pytest.approx(several[0], abs=1e-5)
     assert np.array_equal(model.encode(tuple(TEXTS)), several)
     assert np.array_equal(model.encode(iter(TEXTS)), several)
@@ -30,8 +30,8 @@ def test_one_text_and_several(model):
 
 
 def test_no_texts(model):
-    assert model.encode([]).shape == (0, 576)
-    assert model.encode([], combination="hs").shape == (0, 256)
+    assert model.encode([]).shape == (0, 144)
+    assert model.encode([], combination="hs").shape == (0, 64)
 
 
 def test_kinds_of_result(model):
@@ -74,7 +74,7 @@ def test_output_fields(model):
         output = model(input_ids=torch.tensor([[5, 6, 7], [8, 9, 10]]))
         as_tuple = model(input_ids=torch.tensor([[5, 6, 7], [8, 9, 10]]), return_dict=False)
     assert list(output) == ["embeddings", "pooled_hidden_state", "router_weights"]
-    assert [tuple(value.shape) for value in output.to_tuple()] == [(2, 576), (2, 256), (2, 5, 64)]
+    assert [tuple(value.shape) for value in output.to_tuple()] == [(2, 144), (2, 64), (2, 5, 16)]
     assert all(value.dtype == torch.float32 for value in output.to_tuple())
     torch.testing.assert_close(output.router_weights.sum(-1), torch.ones(2, 5))
     assert torch.equal(as_tuple[0], output.embeddings)

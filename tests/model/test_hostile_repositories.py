@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.common import CHECKPOINT
 from transformers import AutoModel
 
 from moee_hf import MoEEModel
@@ -29,17 +30,10 @@ def no_harm(monkeypatch, tmp_path):
     assert not Path("harm").exists()
 
 
-@pytest.fixture(scope="module")
-def saved_checkpoint(checkpoint, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    MoEEModel.from_pretrained(checkpoint).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(params=["plain", "moee"])
-def folder(request, checkpoint, saved_checkpoint, tmp_path) -> Path:
+def folder(request, saved, tmp_path) -> Path:
     """A plain checkpoint, and a MoEE repository, to be spoilt."""
-    return shutil.copytree(checkpoint if request.param == "plain" else saved_checkpoint, tmp_path / "model")
+    return shutil.copytree(CHECKPOINT if request.param == "plain" else saved, tmp_path / "model")
 
 
 def with_config(hub, **fields) -> None:
@@ -140,8 +134,8 @@ def test_truncated_weights(hub, folder, size, place):
 
 
 @pytest.fixture
-def calibrated(checkpoint, tmp_path) -> Path:
-    model = MoEEModel.from_pretrained(checkpoint)
+def calibrated(tmp_path) -> Path:
+    model = MoEEModel.from_pretrained(CHECKPOINT)
     model.set_statistics(**{name: torch.ones(shape) for name, shape in model.statistics.shapes.items()})
     model.save_pretrained(tmp_path / "calibrated")
     return tmp_path / "calibrated"

@@ -53,7 +53,7 @@ def test_options_of_the_call_and_of_the_pipeline(pipe, saved, model, options):
 def test_tensors(pipe):
     tensor = pipe(TEXTS[0], return_tensors=True)
     assert isinstance(tensor, torch.Tensor)
-    assert tensor.shape == (576,)
+    assert tensor.shape == (144,)
 
 
 def test_the_task_is_found_from_the_repository(saved, model):

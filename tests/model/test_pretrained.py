@@ -3,11 +3,12 @@
 import importlib.util
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.common import BACKBONE, CHECKPOINT, GOLDEN, TEXTS
 from support.tiny_backbones import redraw, tiny_config
 from transformers import (
@@ -74,12 +75,14 @@ def test_saved_folder_is_a_checkpoint_of_the_backbone_too(tmp_path):
         assert torch.equal(backbone.model(IDS).last_hidden_state, plain.model(IDS).last_hidden_state)
 
 
-def test_embedded_model_has_choices_and_statistics_of_its_own():
-    model, plain = MoEEModel.from_pretrained("embedded"), MoEEModel.from_pretrained(CHECKPOINT)
-    assert (plain.config.pooling, plain.config.hidden_layer, plain.config.calibrated) == ("lasttoken", -1, False)
-    for name in ("pooling", "hidden_layer", "combination", "default_prompt_name"):
-        setattr(plain.config, name, getattr(model.config, name))
-    raw, statistics = plain.encode(TEXTS), model.statistics.state_dict()
+def test_choices_and_statistics_beside_a_plain_checkpoint(loaded, tmp_path):
+    choices = {"pooling": "mean", "hidden_layer": 1, "combination": "hs", "default_prompt_name": "none"}
+    folder, generator = shutil.copytree(CHECKPOINT, tmp_path / "model"), torch.Generator().manual_seed(0)
+    (folder / "moee_config.json").write_text(json.dumps(choices | {"standardize": True, "calibrated": True}))
+    statistics = {k: 0.1 + torch.rand(shape, generator=generator) for k, shape in loaded.statistics.shapes.items()}
+    save_file(statistics, folder / "statistics.safetensors")
+    assert (loaded.config.pooling, loaded.config.hidden_layer, loaded.config.calibrated) == ("lasttoken", -1, False)
+    raw, model = loaded.with_config(**choices).encode(TEXTS), MoEEModel.from_pretrained(folder, dtype=torch.float32)
     expected = (raw - statistics["hidden_mean"].numpy()) / statistics["hidden_std"].numpy()
     np.testing.assert_allclose(model.encode(TEXTS), expected, rtol=1e-3, atol=1e-3)
 
@@ -129,7 +132,7 @@ def test_offloaded_layers_give_the_same_embeddings(tmp_path, loaded):
 
 def test_fields_of_the_configuration_pass_through():
     model = MoEEModel.from_pretrained(CHECKPOINT, combination="rw", router_layers=[0, -1], max_length=20)
-    assert model.encode("text").shape == (2 * 64,)
+    assert model.encode("text").shape == (2 * 16,)
     assert model.config.max_length == 20
     with pytest.raises(ValueError, match=r"MoEEConfig.pooling: expected one of .* got 'last'"):
         MoEEModel.from_pretrained(CHECKPOINT, pooling="last")

@@ -11,14 +11,14 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.common import TEXTS, assert_same
+from support.common import BACKBONE, CHECKPOINT, TEXTS, assert_same
 from support.hub import Repository
 from transformers import AutoModel, BitsAndBytesConfig
 
 from moee_hf import MoEEConfig, MoEEModel
 
 REFERENCE = "author/reference"
-SIZE = 32 + 4 * 8  # of the concatenation of HS and RW
+SIZE = 64 + 5 * 16  # of the concatenation of HS and RW
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def test_kilobytes_and_the_same_vectors(hub, backbone, reference):
     assert_same(model.encode(TEXTS), MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5))
 
 
-def test_a_later_commit_of_the_backbone_changes_nothing(hub, backbone, reference, empty_cache, checkpoint, tmp_path):
+def test_a_later_commit_of_the_backbone_changes_nothing(hub, backbone, reference, empty_cache, tmp_path):
     before = MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5)
-    weights = load_file(checkpoint / "model.safetensors")
+    weights = load_file(CHECKPOINT / "model.safetensors")
     save_file({name: weight * 1.5 for name, weight in weights.items()}, tmp_path / "w", metadata={"format": "pt"})
     hub.add(backbone, {"model.safetensors": (tmp_path / "w").read_bytes()})
     assert abs(MoEEModel.from_pretrained(backbone).encode(TEXTS, alpha=0.5) - before).max() > 1e-3
@@ -120,9 +120,9 @@ def test_a_reference_in_a_folder_of_its_repository(hub, reference, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["subfolder", "variant"])
-def test_weights_that_a_reference_cannot_name(hub, files, place, tmp_path):
+def test_weights_that_a_reference_cannot_name(hub, place, tmp_path):
     rename = {"subfolder": "inside/{}", "variant": "{}"}[place]
-    files = {rename.format(name): content for name, content in files.items()}
+    files = {rename.format(name): content for name, content in BACKBONE.items()}
     if place == "variant":
         files["model.fp16.safetensors"] = files.pop("model.safetensors")
     hub.add("lab/special", files)
@@ -131,17 +131,17 @@ def test_weights_that_a_reference_cannot_name(hub, files, place, tmp_path):
         model.save_reference(tmp_path)
 
 
-def test_a_folder_is_no_backbone_to_refer_to(hub, backbone, checkpoint, tmp_path):
-    model = MoEEModel.from_pretrained(checkpoint)
+def test_a_folder_is_no_backbone_to_refer_to(hub, backbone, tmp_path):
+    model = MoEEModel.from_pretrained(CHECKPOINT)
     with pytest.raises(ValueError, match="save_reference: expected a model whose weights are those in the root"):
         model.save_reference(tmp_path)
     model.save_reference(tmp_path, backbone, "main")
     assert json.loads((tmp_path / "config.json").read_text())["base_model_revision"] == hub.head(backbone)
 
 
-def test_no_commit_no_reference(backbone, checkpoint, tmp_path):
+def test_no_commit_no_reference(backbone, tmp_path):
     with no_network(), pytest.raises(OSError, match="save_reference: the Hub cannot be reached"):
-        MoEEModel.from_pretrained(checkpoint).save_reference(tmp_path, backbone)
+        MoEEModel.from_pretrained(CHECKPOINT).save_reference(tmp_path, backbone)
     assert not list(tmp_path.iterdir())
 
 

@@ -51,7 +51,7 @@ for folder in sys.argv[1:]:
 def read_by_a_stranger(tmp_path_factory):
     """Models, and the files of what a process without the package computes with the folders they were saved in."""
     root = tmp_path_factory.mktemp("stranger")
-    sources = {"embedded": "embedded", "deepseek": GOLDEN / "deepseek"}
+    sources = {"olmoe": CHECKPOINT, "deepseek": GOLDEN / "deepseek"}
     models = {name: MoEEModel.from_pretrained(source, alpha=0.5, pooling="mean") for name, source in sources.items()}
     for name, model in models.items():
         model.save_pretrained(root / name)
@@ -61,11 +61,11 @@ def read_by_a_stranger(tmp_path_factory):
     return {name: (model, np.load(root / f"{name}.npz")) for name, model in models.items()}
 
 
-@pytest.mark.parametrize("source", ["embedded", "deepseek"])
+@pytest.mark.parametrize("source", ["olmoe", "deepseek"])
 def test_folder_loads_in_a_process_without_the_package(read_by_a_stranger, source):
     model, vectors = read_by_a_stranger[source]
     assert np.array_equal(vectors["arr_0"], embeddings(model).numpy())
-    if source == "embedded":
+    if source == "olmoe":
         assert np.array_equal(vectors["arr_1"], model.encode(TEXTS))
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from support.common import BACKBONE
 from support.publishing import recipe_file
 
 from moee_hf.publishing import build, read_recipe
@@ -18,9 +19,9 @@ def storage(request, monkeypatch) -> str:
 
 
 @pytest.fixture
-def recipe(hub, files, tmp_path) -> Path:
+def recipe(hub, tmp_path) -> Path:
     """A recipe whose backbone is in a repository of the Hub."""
-    hub.add("lab/backbone", files)
+    hub.add("lab/backbone", BACKBONE)
     return recipe_file(tmp_path)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from support.common import ROOT
+from support.common import CHECKPOINT
 from support.publishing import recipe_file
 
 import moee_hf
 from moee_hf import MoEEModel
+from moee_hf.model import hub_moee
 from moee_hf.publishing import build, read_recipe
 
 
@@ -20,16 +21,19 @@ def test_builds_are_equal_to_the_byte(recipe, tmp_path):
         assert path.read_bytes() == (two / path.name).read_bytes(), path.name
 
 
-def test_every_saved_repository_can_be_an_endpoint(built, checkpoint, tmp_path):
-    MoEEModel.from_pretrained(checkpoint).save_pretrained(tmp_path / "saved")
+def test_every_saved_repository_can_be_an_endpoint(built, tmp_path):
+    MoEEModel.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "saved")
     handler = Path(moee_hf.__file__).with_name("model") / "handler.py"
     for folder in (built, tmp_path / "saved"):
         assert (folder / "handler.py").read_bytes() == handler.read_bytes()
 
 
-def test_no_reference_to_a_backbone_that_is_not_on_the_hub(tmp_path):
+def test_no_reference_to_a_backbone_that_is_not_on_the_hub(tmp_path, monkeypatch):
+    """But in a folder, as that of the name "embedded"."""
+    monkeypatch.setitem(hub_moee._ALIASES, "small", str(CHECKPOINT))
+    recipe = recipe_file(tmp_path, base_model_name_or_path="small", base_model_revision=None)
     with pytest.raises(ValueError, match="save_reference: expected a model whose weights are those in the root"):
-        build(read_recipe(ROOT / "configs" / "embedded.yaml"), tmp_path / "built", repo_id="me/trial")
+        build(read_recipe(recipe), tmp_path / "built", repo_id="me/trial")
 
 
 def test_build_does_not_write_over_anything(built, recipe):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
+from support.common import CHECKPOINT
 from support.hub import card_errors
 from support.publishing import run
 
@@ -11,7 +12,7 @@ from moee_hf import MoEEModel
 from moee_hf.publishing import push
 
 
-def test_card(hub, built, checkpoint):
+def test_card(hub, built):
     text = (built / "README.md").read_text()
     assert card_errors(text) == []
     card = ModelCard(text)
@@ -26,7 +27,7 @@ def test_card(hub, built, checkpoint):
         "pipeline_tag": "sentence-similarity",
     }
     assert expected.items() <= metadata.items()
-    model = MoEEModel.from_pretrained(checkpoint, alpha=0.5)
+    model = MoEEModel.from_pretrained(CHECKPOINT, alpha=0.5)
     for example in metadata["widget"]:
         embeddings = model.encode([example["source_sentence"], *example["sentences"]])
         expected = model.similarity(embeddings[:1], embeddings[1:])[0].tolist()
@@ -44,7 +45,7 @@ def test_usages_of_the_card_run(hub, built, tmp_path):
     script.write_text("import sys\nsys.modules['moee_hf'] = None\n" + "\n".join(usages) + "print(len(embedding))\n")
     done = run(script)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(size) == "64"
+    assert done.stdout.splitlines()[-1] == str(size) == "144"
 
 
 def test_the_validator_can_refuse():

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from huggingface_hub import HfApi
+from support.common import BACKBONE
 from support.publishing import SCRIPTS, recipe_file
 
 from moee_hf.publishing import build, files_to_push, push, read_recipe
@@ -94,13 +95,13 @@ def test_files_to_push_needs_no_network(built, monkeypatch):
     assert files_to_push(built)["config.json"] == (built / "config.json").stat().st_size
 
 
-def test_another_model_is_not_replaced(hub, built, files):
-    hub.add("author/published", files)
+def test_another_model_is_not_replaced(hub, built):
+    hub.add("author/published", BACKBONE)
     with pytest.raises(
-        ValueError, match=r"it holds config\.json, model\.safetensors, tokenizer\.json, which are not replaced"
+        ValueError, match=r"it holds config\.json, generation_config\.json, model\.safetensors, which are not replaced"
     ):
         push(built)
-    assert hub.files("author/published").keys() == files.keys()
+    assert hub.files("author/published").keys() == BACKBONE.keys()
 
 
 def test_files_that_no_build_made_stay(hub, built):

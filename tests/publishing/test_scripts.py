@@ -8,7 +8,7 @@ from functools import partial
 import huggingface_hub
 import numpy as np
 import pytest
-from support.common import ROOT, TEXTS
+from support.common import CHECKPOINT, ROOT, TEXTS
 from support.publishing import SCRIPTS, load_script, recipe_file, run
 
 from moee_hf import MoEEModel
@@ -61,14 +61,14 @@ def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path, 
         pytest.param("reference", "hub", marks=pytest.mark.slow),
     ],
 )
-def test_every_way_in_gives_the_same_vectors(hub, recipe, checkpoint, kind, place, tmp_path):
+def test_every_way_in_gives_the_same_vectors(hub, recipe, kind, place, tmp_path):
     """Those of a reference without a network too, once all of it is in the cache."""
     folder = build(read_recipe(recipe), tmp_path / "built", reference=kind == "reference")
     if place == "hub":
         push(folder)
     repo = "author/published" if place == "hub" else folder
     models = {
-        dtype: MoEEModel.from_pretrained(checkpoint, dtype=dtype, alpha=0.5) for dtype in ("float32", "bfloat16")
+        dtype: MoEEModel.from_pretrained(CHECKPOINT, dtype=dtype, alpha=0.5) for dtype in ("float32", "bfloat16")
     }
     for offline in ("0", "1") if kind == "reference" else ("0",):
         out = tmp_path / f"{offline}.npz"

@@ -1,24 +1,18 @@
-"""What many tests share: texts, the small backbone, comparisons."""
+"""What many tests share: texts, the small model, comparisons."""
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from moee_hf import MoEEModel
+from support import small_model
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-EMBEDDED = ROOT / "moee_hf" / "embedded"
 # real sets of the tasks and a corpus, which may not be redistributed, if they lie beside the checkout
 EVALUATION_DATA = ROOT.parent / "shared" / "data" / "eval"
-# the embedded backbone alone, with which the defaults are the paper's
-CHECKPOINT = Path(os.environ["HF_HOME"]) / "backbone"
-OURS = ("moee_config.json", "statistics.safetensors", "training.json", "README.md")
-shutil.copytree(EMBEDDED, CHECKPOINT, ignore=shutil.ignore_patterns(*OURS))
-BACKBONE = {path.name: path.read_bytes() for path in CHECKPOINT.iterdir()}
 TEXTS = [
     "A man is playing a guitar.",
     "Someone performs music.",
@@ -28,6 +22,9 @@ TEXTS = [
     "x",
     "Two dogs run in the snow.",
 ]
+# the folder of a plain checkpoint, and its files as a repository of the Hub has them
+CHECKPOINT = small_model.write(Path(os.environ["HF_HOME"]) / "backbone", TEXTS)
+BACKBONE = {path.name: path.read_bytes() for path in CHECKPOINT.iterdir()}
 # texts in a prompt whose beginning is worth computing once
 LONG_PROMPT = "Here is one of many sentences, and there is a lot to say before it comes at last : {text} . In a word :"
 MANY = [f"{number} {word}" for number in range(40) for word in ("cats", "dogs and rain")]

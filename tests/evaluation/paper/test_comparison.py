@@ -1,6 +1,7 @@
 """A model on the paper's tasks, with the paper's choices."""
 
 import pytest
+from support.common import CHECKPOINT
 
 from moee_hf.cli import main
 from moee_hf.evaluation.identity import identity_of
@@ -45,7 +46,8 @@ def test_note_says_which_model_and_how(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["--released-code"]], ids=["ours", "released-code"])
 def test_command(data, tmp_path, capsys, extra):
-    command = ["evaluate", "--paper", "olmoe", "--model", "embedded", "--data", str(data), "--output", str(tmp_path)]
+    command = ["evaluate", "--paper", "olmoe", "--model", str(CHECKPOINT), "--data", str(data)]
+    command += ["--output", str(tmp_path)]
     assert main(command + extra) == 0
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith("STSBenchmark")]
@@ -54,7 +56,7 @@ def test_command(data, tmp_path, capsys, extra):
     assert all(len(row.split()) == 3 + 4 + ours for row in rows)
     assert all(len(line.split()) == 3 + 4 for line in out.splitlines() if line.startswith("STS14"))
     assert "averages the numbers of classes and clusters" in out
-    assert "Ours: moee_hf/embedded at " in out
+    assert f"Ours: local/{CHECKPOINT.name} at " in out
     assert f"moee evaluate --paper olmoe{''.join(f' {flag}' for flag in extra)} --output FOLDER" in out
     assert (tmp_path / "paper-olmoe.md").is_file()
     assert main([*command, "--prompt", "none"]) == 1

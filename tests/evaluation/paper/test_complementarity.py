@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from support import evaluation_data, metrics
+from support.common import CHECKPOINT
 
 from moee_hf.cli import main
 from moee_hf.evaluation import MoEEEncoder, local_tasks
@@ -65,7 +66,17 @@ def test_complementarity_of_the_model(model, data):
 
 
 def test_complementarity_command(data, tmp_path, capsys):
-    command = ["complementarity", "--data", str(data), "--tasks", "stsb", "--clusters", "5", "--output"]
-    assert main([*command, str(tmp_path / "new")]) == 0
+    command = [
+        "complementarity",
+        "--model",
+        str(CHECKPOINT),
+        "--data",
+        str(data),
+        "--tasks",
+        "stsb",
+        "--clusters",
+        "5",
+    ]
+    assert main([*command, "--output", str(tmp_path / "new")]) == 0
     assert "errors of one only" in capsys.readouterr().out
     assert (tmp_path / "new" / "complementarity.csv").is_file()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from support import evaluation_data, metrics
+from support.common import CHECKPOINT
 
 from moee_hf.cli import main
 from moee_hf.evaluation import local_tasks
@@ -54,7 +55,7 @@ def test_robustness_is_what_the_prompts_give(model, data, tmp_path):
 @pytest.mark.slow
 def test_robustness_command(data, tmp_path, capsys):
     command = ["robustness", "--data", str(data), "--tasks", "stsb", "--combination", "hs", "sum"]
-    assert main([*command, "--output", str(tmp_path)]) == 0
+    assert main([*command, "--model", str(CHECKPOINT), "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "grammar structure" in out
     assert "HS-RW" in out
