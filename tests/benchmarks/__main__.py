@@ -22,7 +22,7 @@ import ways
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", help="a plain OLMoE checkpoint, or 'embedded' (default: see above)")
+    parser.add_argument("--model", help="a folder or Hub id, or 'embedded' (default: see above)")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tables", nargs="+", default=["ways", "layer", "growth"], metavar="ways, layer, growth")

@@ -21,7 +21,7 @@ from processes import PeakMemory, in_new_process
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import AutoTokenizer, OlmoeConfig, OlmoeForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeConfig, OlmoeForCausalLM
 
 from moee_hf import MoEEModel
 from moee_hf.model.hub_moee import resolve_source
@@ -37,7 +37,7 @@ PROMPTS = {
         '"{text}" means in one word:"'
     ),
 }
-FILLERS = torch.tensor([0, 1])  # ids of what the ways fill batches up with; no text has these
+FILLERS = torch.tensor([0, 1, 2])  # ids of what the ways fill batches up with; no text has these
 CASES = [
     *(("short", "none"), ("short", "prompteol"), ("short", "knowledge")),
     *(("mixed", "none"), ("mixed", "prompteol")),
@@ -65,14 +65,14 @@ def make_checkpoint(folder: Path, source: str | None, dtype: torch.dtype) -> Non
         size = dict(hidden_size=512, intermediate_size=256, num_attention_heads=8, num_key_value_heads=8)
         model = OlmoeForCausalLM(OlmoeConfig(**size, num_hidden_layers=8, pad_token_id=1))
     else:
-        model = OlmoeForCausalLM.from_pretrained(resolve_source(source))
+        model = MoEEModel.from_pretrained(source).model
     model.to(dtype).save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_source(source or "embedded")).save_pretrained(folder)
 
 
 class Official:
     def __init__(self, folder: str):
-        self.model = OlmoeForCausalLM.from_pretrained(folder).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.backbone = self.model.model
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
 

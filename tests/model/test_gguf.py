@@ -8,8 +8,10 @@ from support.common import CHECKPOINT, TEXTS, assert_same
 from support.gguf_files import NAMES, write_gguf
 from support.tiny_backbones import redraw, tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.dynamic_module_utils import get_imports
 
 from moee_hf import MoEEModel
+from moee_hf.model import gguf_moee
 
 READ = sorted(NAMES.keys() - {"olmoe"})
 
@@ -78,6 +80,14 @@ def test_from_the_hub(hub, checkpoint):
     hub.add("lab/alone", {"model.gguf": (packed / "model.gguf").read_bytes()})
     with pytest.raises(OSError, match=r"config\.json; there is none in it\. Weights alone, such as a GGUF"):
         MoEEModel.from_pretrained("lab/alone", gguf_file="model.gguf")
+    model = MoEEModel.from_pretrained("lab/alone", gguf_file="model.gguf", config="lab/packed")
+    model.tokenizer = AutoTokenizer.from_pretrained("lab/packed")
+    assert_same(model.encode(TEXTS), MoEEModel.from_pretrained(plain).encode(TEXTS))
+
+
+def test_saved_repositories_do_not_need_the_package_gguf():
+    """transformers refuses remote code that imports what is not installed."""
+    assert "gguf" not in get_imports(gguf_moee.__file__)
 
 
 def test_it_is_saved_in_safetensors(checkpoint, tmp_path):
