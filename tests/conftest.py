@@ -41,7 +41,6 @@ def warnings_are_logged():
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet():
-    transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     logging.getLogger("mteb").setLevel(logging.ERROR)
     raise_logged_deprecations()

@@ -8,6 +8,7 @@ byte-level BPE as large language models have one. `tests/test_small_model.py` te
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
@@ -36,6 +37,7 @@ def write(folder: Path, texts: list[str]) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(0)
+    transformers.logging.disable_progress_bar()
     OlmoeForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
