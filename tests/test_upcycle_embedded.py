@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -227,17 +228,16 @@ def corpus(sources):
 def test_sentences_stand_inside_templates(corpus):
     tokenizer = tiny_tokenizer()
     rows = [tokenizer.decode(ids[:n]) for ids, n in zip(corpus["prompts"], corpus["lengths"], strict=True)]
-    sentences = {s for text in documents(0, 100) for s in plain_sentences(text)}
-    templates = [template.split("{text}") for template in TEMPLATES]
-    used = [
-        [sum(row.startswith(head) and row.endswith(tail) for head, tail in [template]) for template in templates]
-        for row in rows
-    ]
-    assert len(rows) == 150
-    assert all(any(s in row for s in sentences) for row in rows)
-    eol, none = (list(TEMPLATES).index(PROMPTS[name]) for name in ("prompteol", "none"))
-    assert 40 < sum(of_row[eol] for of_row in used) < 95
-    assert sum(sum(of_row) == of_row[none] for of_row in used) > 10
+    sentences = {sentence for text in documents(0, 100) for sentence in plain_sentences(text)}
+    used = Counter()
+    for row in rows:
+        (sentence,) = [sentence for sentence in sentences if sentence in row]
+        used[row.replace(sentence, "{text}")] += 1
+    assert used.keys() <= TEMPLATES.keys()
+    assert sum(used.values()) == 150
+    # 45 and 20 of a hundred
+    assert 40 < used[PROMPTS["prompteol"]] < 95
+    assert 10 < used[PROMPTS["none"]] < 50
 
 
 def test_held_out_texts_are_not_trained_on(corpus):
@@ -249,13 +249,11 @@ def test_held_out_texts_are_not_trained_on(corpus):
 
 
 def test_every_row_is_used_once_before_any_is_used_again(corpus):
-    number = len(corpus["text"]) // 3
-    epochs = [
-        [batch(corpus, "text", 3, e * len(corpus["text"]) // 3 + i, 0).ids for i in range(number)] for e in (0, 1)
-    ]
-    for epoch in epochs:
-        assert len({tuple(row.tolist()) for ids in epoch for row in ids}) == 3 * number
-    assert not torch.equal(epochs[0][0], epochs[1][0])
+    number = len(corpus["text"])
+    rows = [tuple(batch(corpus, "text", 1, step, 0).ids[0].tolist()) for step in range(2 * number)]
+    first, second = rows[:number], rows[number:]
+    assert set(first) == set(second) == {tuple(row.tolist()) for row in corpus["text"]}
+    assert first != second
 
 
 def test_a_run_is_not_mixed_with_another(run):
