@@ -32,14 +32,6 @@ def test_similarity_prints_the_matrix(capsys):
     assert printed.err == ""
 
 
-def test_data_and_messages_do_not_mix():
-    """In a process of its own, where importing and loading may print as well, with the model that is the default."""
-    command = [sys.executable, "-m", "moee_hf.cli", "similarity", "a", "b"]
-    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert len(result.stdout.splitlines()) == 3
-
-
 def test_embed_from_standard_input(tmp_path, monkeypatch, capsys):
     lines = [text for text in TEXTS if "\n" not in text]
     monkeypatch.chdir(tmp_path)

@@ -87,19 +87,6 @@ def test_choices_and_statistics_beside_a_plain_checkpoint(loaded, tmp_path):
     np.testing.assert_allclose(model.encode(TEXTS), expected, rtol=1e-3, atol=1e-3)
 
 
-EVERYDAY = [
-    *("The soup needs more salt.", "He ate the soup with bread."),
-    *("The train was late again.", "She waited an hour for the train."),
-    *("My doctor told me to rest.", "The doctor gave her some medicine."),
-]
-
-
-def test_embedded_model_finds_the_sentence_on_the_same_topic():
-    model = MoEEModel.from_pretrained("embedded")
-    similarities = model.similarity(*[model.encode(EVERYDAY)] * 2)
-    assert similarities.fill_diagonal_(-1).argmax(dim=1).tolist() == [1, 0, 3, 2, 5, 4]
-
-
 def test_arguments_of_transformers_pass_through():
     model = MoEEModel.from_pretrained(
         CHECKPOINT,

@@ -1,6 +1,6 @@
 """Write what is generated: lists of backbones and recipes, the paper's averages, and the embedded model's scores.
 
-python tests/support/update_docs.py [OUT/scores.md]
+python tests/support/update_docs.py [scores OUT/scores.md] ["other scores" OUT/scores.md]
 """
 
 import re
@@ -81,5 +81,5 @@ def write_block(document, name, content):
 if __name__ == "__main__":
     for (document, name), generate in GENERATED.items():
         write_block(document, name, generate())
-    if len(sys.argv) > 1:
-        write_block(CARD, "scores", Path(sys.argv[1]).read_text(encoding="utf-8").strip())
+    for name, file in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        write_block(CARD, name, Path(file).read_text(encoding="utf-8").strip())
