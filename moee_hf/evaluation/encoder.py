@@ -108,7 +108,7 @@ class MoEEEncoder:
             choices["alpha"] = float(self.alpha)
         if self.standardize:
             choices["statistics"] = self.features.statistics_digest(self.corpus)
-            choices["router_standardization"] = self.features.router_standardization(self.corpus)
+            choices["router_standardization"] = self.features.model.config.router_standardization
         return choices
 
     @property

@@ -85,10 +85,10 @@ class Features:
         self, hidden: torch.Tensor, routing: torch.Tensor, corpus: Corpus | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Standardize HS and RW with the statistics of a corpus, fitted at first use. None: with the model's own."""
-        routers = self.model.config.router_indices
+        config = self.model.config
         if corpus is None:
             self.model.check_calibration(self.template)
-            return self.model.statistics(hidden, routing, routers, self.router_standardization(None))
+            return self.model.statistics(hidden, routing, config.router_indices, config.router_standardization)
         if corpus.digest not in self._statistics:
             fit = StatisticsFit()
             fit.update(*self(corpus.texts))
@@ -96,13 +96,8 @@ class Features:
             statistics.store(**fit.result())
             self._statistics[corpus.digest] = statistics
         # these are of the routers that were read, and of no others
-        return self._statistics[corpus.digest](
-            hidden, routing, range(len(routers)), self.router_standardization(corpus)
-        )
-
-    def router_standardization(self, corpus: Corpus | None) -> str:
-        """Return what is done to RW: what `calibrate` does with a corpus, else what the configuration says."""
-        return self.model.config.router_standardization if corpus is None else "center"
+        of_these = range(routing.shape[1])
+        return self._statistics[corpus.digest](hidden, routing, of_these, config.router_standardization)
 
     def statistics_digest(self, corpus: Corpus | None) -> str:
         """Return what the statistics are known by: the corpus, or their own numbers."""

@@ -36,9 +36,9 @@ class MoEEConfig(PreTrainedConfig):
         router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do
             not count), negative from the last. None: all.
         router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
-        router_standardization: What `standardize` does to RW: `"zscore"` as to HS, or `"center"`: takes off the mean,
-            and divides by nothing, which would make an expert that hardly ever changes as loud as one that decides.
-            `MoEEModel.calibrate` sets `"center"`.
+        router_standardization: What `standardize` does to RW: `"center"` subtracts the mean only, as dividing would
+            make an expert whose weight hardly varies count as much as one that varies a lot; `"zscore"` divides, as
+            in HS.
         standardize: Whether HS and RW are standardized with the statistics stored in the model.
         calibrated: Whether the model holds such statistics; set by `MoEEModel.set_statistics`.
         calibration: What `MoEEModel.calibrate` fitted them with: `prompt`, `pooling`, `hidden_layer` and
@@ -64,7 +64,7 @@ class MoEEConfig(PreTrainedConfig):
     hidden_layer: int = -1
     router_layers: list[int] | None = None
     router_activation: str = "softmax"
-    router_standardization: str = "zscore"
+    router_standardization: str = "center"
     standardize: bool = False
     calibrated: bool = False
     calibration: dict[str, Any] | None = None
@@ -106,10 +106,9 @@ class MoEEConfig(PreTrainedConfig):
         with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
             config, unused = super().get_config_dict(source, **kwargs)
         if config == {}:
-            raise OSError(
-                f"{source!r}: expected a folder with a config.json; there is none in it. Weights alone, such as a "
-                "GGUF file, need that of their model beside them, and its tokenizer."
-            )
+            is_packed = not os.path.isdir(source) or any(file.endswith(".gguf") for file in os.listdir(source))
+            hint = " A GGUF file needs that of its model beside it, and the tokenizer, or config=..." * is_packed
+            raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.{hint}")
         if not isinstance(config, dict):
             raise OSError(f"{source!r}: expected a mapping in its config.json; got {config!r}.")
         if config.get("model_type") == cls.model_type:
@@ -118,6 +117,8 @@ class MoEEConfig(PreTrainedConfig):
         else:
             fields = _fields_beside(source, **kwargs) if os.path.isdir(source) else {}
             config = fields | {"model_type": cls.model_type, "backbone_config": config}
+        if config.get("calibrated"):  # what was calibrated before there was this field
+            config.setdefault("router_standardization", "zscore")
         return config, unused
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from transformers import GgufConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.integrations.gguf.utils import is_gguf_arch_supported
 
 from .backbone_moee import backbone_class
 
-# llama.cpp's name of the architectures that are read here, by model_type
+# what can be read: llama.cpp's name of an architecture, by model_type
 ARCHITECTURES = {
     "gpt_oss": "gpt-oss",
     "minimax_m2": "minimax-m2",
     "qwen2_moe": "qwen2moe",
+    "qwen3_5_moe_text": "qwen35moe",
     "qwen3_moe": "qwen3moe",
 }
+_READ_BY_TRANSFORMERS = {"qwen3_5_moe_text"}
 # what llama.cpp's package has no name for
 _FURTHER_NAMES = {"mlp.e_score_correction_bias": "exp_probs_b.bias"}
 # what a backbone has no use for: the head, and what follows from its configuration
@@ -59,32 +60,30 @@ def gguf_arguments(path: Path, config: PreTrainedConfig) -> dict[str, Any]:
     Raises:
         ImportError: If the package gguf is not there.
         ValueError: If the file cannot be read, is one of several parts, or of another architecture than the backbone
-            or one that neither this module nor transformers reads.
+            or one that cannot be read.
     """
-    reader = _open(path)
-    got = reader.get_field("general.architecture").contents()
-    if (expected := ARCHITECTURES.get(config.model_type)) is None and is_gguf_arch_supported(got):
-        return {"gguf_file": str(path), "quantization_config": GgufConfig(dequantize=True)}
-    if expected is None:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ValueError(
-            f"{path}: expected a GGUF file of an architecture that can be read ({known}, and what transformers itself "
-            f"reads); got one of {config.model_type}. Load the checkpoint that it was made of."
-        )
+    reader, got = _open(path)
+    expected = ARCHITECTURES.get(config.model_type)
     if got != expected:
+        known = ", ".join(f"{name} for {model_type}" for model_type, name in ARCHITECTURES.items())
         raise ValueError(
-            f"{path}: expected a GGUF file of the architecture {expected!r}, as config.json describes a "
-            f"{config.model_type} backbone; got {got!r}. Take the config.json of the model in the file."
+            f"{path}: expected a GGUF file of the backbone that its configuration describes ({known}); got {got} for "
+            f"{config.model_type}. Give the configuration of the model in the file, or load its safetensors."
         )
+    if config.model_type in _READ_BY_TRANSFORMERS:
+        return {"gguf_file": str(path), "quantization_config": GgufConfig(dequantize=True)}
     with torch.device("meta"), no_init_weights():
         backbone = backbone_class(config)._from_config(config)
-    return {"pretrained_model_name_or_path": None, "state_dict": _stored_weights(reader, backbone, expected)}
+    return {"pretrained_model_name_or_path": None, "state_dict": _stored_weights(path, reader, backbone, got)}
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> tuple[Any, str]:
+    """A reader of a file, and the name of its architecture."""
+    gguf = _gguf()
     try:
-        reader = _gguf().GGUFReader(path)
-    except (ValueError, IndexError) as error:
+        reader = gguf.GGUFReader(path)
+        architecture = reader.fields["general.architecture"].contents()
+    except (ValueError, IndexError, KeyError) as error:
         raise ValueError(f"{path}: expected a whole GGUF file; got one that cannot be read ({error}).") from error
     parts = reader.get_field("split.count")
     if parts is not None and parts.contents() > 1:
@@ -92,20 +91,25 @@ def _open(path: Path) -> Any:
             f"{path}: expected a GGUF file with all weights; got one of {parts.contents()} parts. Merge them with "
             "llama.cpp's `llama-gguf-split --merge`."
         )
-    return reader
+    return reader, architecture
 
 
 def _gguf() -> Any:
-    try:
+    try:  # transformers asks for all that a published file imports, but for what may fail
         import gguf
     except ImportError as error:
-        raise ImportError("gguf_file: expected the package gguf, to read it. pip install gguf") from error
+        raise ImportError("expected the package gguf, which reads GGUF files. pip install gguf") from error
     return gguf
 
 
-def _stored_weights(reader: Any, backbone: PreTrainedModel, architecture: str) -> dict[str, StoredWeight]:
+def _stored_weights(path: Path, reader: Any, backbone: PreTrainedModel, architecture: str) -> dict[str, StoredWeight]:
     """The weights of a backbone, by its own names, without those that the file lacks, and with those that are left."""
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if scales := [name for name in tensors if name.endswith((".scale", ".input_scale"))]:
+        raise ValueError(
+            f"{path}: expected blocks that hold their scales; got {scales[0]!r}, scales of another tensor, as in "
+            "NVFP4. Take a file in another format, such as Q4_K_M."
+        )
     weights = {}
     for name, sources in _sources(backbone, architecture):
         if found := [tensors.pop(source) for source in sources if source in tensors]:
@@ -131,7 +135,7 @@ def _sources(backbone: PreTrainedModel, architecture: str) -> Iterator[tuple[str
         elif further := _FURTHER_NAMES.get(".".join(name.split(".")[2:])):
             yield name, [f"{block}.{further}"]
         else:  # a parameter of no module, which llama.cpp calls a weight, and its package by the bare name
-            bare = names.get_name(f"model.{name}")
+            bare = str(names.get_name(f"model.{name}"))
             yield name, [f"{bare}.weight", bare]
 
 
@@ -150,5 +154,11 @@ def _read(tensors: list[Any], backbone: PreTrainedModel, name: str) -> torch.Ten
 
 
 def _dequantize(tensor: Any) -> torch.Tensor:
-    values = _gguf().dequantize(tensor.data, tensor.tensor_type)
+    try:
+        values = _gguf().dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{tensor.name}: expected a format that the package gguf dequantizes; got {tensor.tensor_type.name}. "
+            "Take a file in another format, such as Q4_K_M."
+        ) from error
     return torch.from_numpy(np.require(values, requirements="W"))  # a copy where it is the file's own memory

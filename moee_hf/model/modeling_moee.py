@@ -206,9 +206,9 @@ class MoEEModel(MoEEPreTrainedModel):
     ) -> None:
         """Fit mean and standard deviation of HS and RW on a corpus, store them, and standardize with them from now on.
 
-        HS is standardized, RW is centred: `config.router_standardization` becomes `"center"`. The texts are read once,
-        as they come, and not kept. The statistics hold for embeddings of the same prompt, `pooling`, `hidden_layer`
-        and `router_activation`, and for any choice of `router_layers`, `combination` and `alpha`.
+        HS is standardized, and RW as `config.router_standardization` says. The texts are read once, as they come, and
+        not kept. The statistics hold for embeddings of the same prompt, `pooling`, `hidden_layer` and
+        `router_activation`, and for any choice of `router_layers`, `combination` and `alpha`.
 
         Args:
             texts: General text of the kind to be embedded, some thousands; never the texts of a test.
@@ -227,7 +227,7 @@ class MoEEModel(MoEEPreTrainedModel):
         for part in embed_stream(self, texts, template, Mix("concat"), batch_size, show_progress_bar, everything):
             fit.update(*split_concat(torch.from_numpy(part), self.config.hidden_size, shape))
         self.set_statistics(**fit.result())
-        self.config.standardize, self.config.router_standardization = True, "center"
+        self.config.standardize = True
         self.config.calibration = self.config.calibration_key(template)
 
     def set_statistics(self, **statistics: torch.Tensor) -> None:

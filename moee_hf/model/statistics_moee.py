@@ -118,7 +118,11 @@ class Statistics(nn.Module):
             setattr(self, name, value)
 
     def forward(
-        self, hidden: torch.Tensor | None, routing: torch.Tensor | None, routers: Sequence[int], method: str
+        self,
+        hidden: torch.Tensor | None,
+        routing: torch.Tensor | None,
+        routers: Sequence[int],
+        router_standardization: str,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return HS and RW of a batch, standardized.
 
@@ -126,7 +130,7 @@ class Statistics(nn.Module):
             hidden: HS, of shape `(batch_size, hidden_size)`. None: it was not read, and is not standardized.
             routing: RW, of shape `(batch_size, len(routers), num_experts)`. None: as above.
             routers: The routers that RW was read from, counted from 0.
-            method: `MoEEConfig.router_standardization`: what is done to RW.
+            router_standardization: That of `MoEEConfig`.
 
         Raises:
             ValueError: If there are no statistics.
@@ -139,8 +143,8 @@ class Statistics(nn.Module):
         if hidden is not None:
             hidden = standardize(hidden, self.hidden_mean, self.hidden_std)
         if routing is not None:
-            mean, std = self.routing_mean[list(routers)], self.routing_std[list(routers)]
-            routing = standardize(routing, mean, std if method == "zscore" else torch.ones_like(std))
+            mean, std = self.routing_mean[list(routers)].to(routing), self.routing_std[list(routers)]
+            routing = routing - mean if router_standardization == "center" else standardize(routing, mean, std)
         return hidden, routing
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:

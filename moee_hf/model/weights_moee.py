@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -62,9 +63,8 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
             gguf_file = _find_weights(source, config.backbone_config, **kwargs)
             arguments = {"pretrained_model_name_or_path": source, "config": config.backbone_config, **kwargs}
             if gguf_file is not None:
-                arguments.pop("gguf_file", None)
-                arguments |= gguf_arguments(gguf_file, config.backbone_config)
-            backbone, info = backbone_class(config.backbone_config).from_pretrained(**arguments)
+                arguments = _from_gguf(gguf_file, **arguments)
+            backbone, info = backbone_class(arguments["config"]).from_pretrained(**arguments)
     except SafetensorError as error:
         raise ValueError(
             f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
@@ -73,6 +73,19 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
     special = gguf_file is not None or any(kwargs.get(name) for name in ("subfolder", "variant"))
     base = None if special or kwargs["revision"] is None else (source, kwargs["revision"])
     return LoadedBackbone(backbone, info, base)
+
+
+def _from_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> dict[str, Any]:
+    """The arguments of `from_pretrained`, with the weights of a GGUF file, which are those of a text model."""
+    if (quantization := arguments.get("quantization_config")) is not None:
+        raise ValueError(
+            f"quantization_config: expected None beside {path.name}, whose weights are dequantized; got "
+            f"{type(quantization).__name__}. Leave it out, or load safetensors."
+        )
+    config = copy.deepcopy(config.get_text_config())
+    if hasattr(config, "quantization_config"):  # of the safetensors that it was made for
+        del config.quantization_config
+    return arguments | {"config": config, "gguf_file": None} | gguf_arguments(path, config)
 
 
 def _resolve_reference(config: MoEEConfig, **kwargs: Any) -> tuple[str, dict[str, Any]]:
@@ -162,27 +175,31 @@ def _find_weights(
             "its base model, and load what that saves."
         )
     if gguf_file is not None:
+        _check_names(source, "gguf_file", [gguf_file], ".gguf")
+        if variant is not None:
+            raise ValueError(f"variant: expected None with gguf_file, which names the file; got {variant!r}.")
         if path := optional_file(source, gguf_file, **kwargs):
             return path
         raise OSError(f"{source}: expected the weights in {gguf_file}, as gguf_file says; there is no such file.")
     infix = "" if variant is None else f".{variant}"
     names = [f"model{infix}.safetensors", f"model.safetensors.index{infix}.json"]
     if named := getattr(config, "transformers_weights", None):
-        _check_names(source, "config.json", [named], (".safetensors", ".safetensors.index.json"))
+        _check_names(source, "config.json", [named], ".safetensors", ".safetensors.index.json")
         names = [named]
     for name in names:
         if path := optional_file(source, name, **kwargs):
             if path.suffix == ".json":
                 _check_names(source, name, _shards(source, path), ".safetensors")
             return None
-    found = sorted(Path(source, subfolder).glob("*.gguf")) if os.path.isdir(source) else []
-    if len(found) == 1:
-        return found[0]
+    problem = f"{source}: expected weights in safetensors; there is no {' and no '.join(names)}"
+    if variant is None and not named and os.path.isdir(source):
+        packed = [path for path in Path(source, subfolder).glob("*.gguf") if path.is_file()]
+        if len(packed) == 1:
+            return packed[0]
+        problem += f", and there are {len(packed)} GGUF files, of which one would do"
     raise OSError(
-        f"{source}: expected weights in safetensors, or in one GGUF file; there is no {' and no '.join(names)}, and "
-        f"there are {len(found)} GGUF files. gguf_file=... names one of several, or of a repository on the Hub. "
-        "Pickled weights are never read: convert them, for instance with transformers' save_pretrained, where you "
-        "trust them."
+        f"{problem}. gguf_file=... names a GGUF file. Pickled weights are never read: convert them, for instance with "
+        "transformers' save_pretrained, where you trust them."
     )
 
 
@@ -199,8 +216,9 @@ def _shards(source: str, index: Path) -> Iterable[str]:
     return shards.values()
 
 
-def _check_names(source: str, where: str, names: Iterable[Any], endings: str | tuple[str, ...]) -> None:
+def _check_names(source: str, where: str, names: Iterable[Any], *endings: str) -> None:
     for name in names:
         inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
         if not inside or not name.endswith(endings):
-            raise ValueError(f"{source}: expected weights in safetensors files beside {where}; it names {name!r}.")
+            expected = " or ".join(endings)
+            raise ValueError(f"{source}: expected {where} to name {expected} files beside it; it names {name!r}.")

@@ -89,14 +89,15 @@ def test_similarity_is_cosine(model):
     assert model.similarity(list(torch.as_tensor(a)), b).shape == (4, 3)
 
 
-def test_standardized_embeddings_use_the_stored_statistics(model):
+@pytest.mark.parametrize("router_standardization", ["center", "zscore"])
+def test_standardized_embeddings_use_the_stored_statistics(model, router_standardization):
     h = torch.as_tensor(model.encode(TEXTS, combination="hs")).double()
     r = torch.as_tensor(model.encode(TEXTS, combination="rw")).double().view(len(TEXTS), *model.config.router_shape)
     moments = {"hidden_mean": h.mean(0), "hidden_std": h.std(0), "routing_mean": r.mean(0), "routing_std": r.std(0)}
     model.set_statistics(**moments)
     assert model.encode(TEXTS, combination="hs") == pytest.approx(h.numpy(), abs=1e-6), "off until it is asked for"
-    model.config.standardize = True
-    expected = ((h - h.mean(0)) / h.std(0), (r - r.mean(0)) / r.std(0))
+    model.config.standardize, model.config.router_standardization = True, router_standardization
+    expected = ((h - h.mean(0)) / h.std(0), (r - r.mean(0)) / (r.std(0) if router_standardization == "zscore" else 1))
     assert model.encode(TEXTS, combination="hs") == pytest.approx(expected[0].numpy(), abs=1e-3)
     concat = torch.cat([expected[0], expected[1].flatten(1)], dim=1)
     assert model.encode(TEXTS, combination="concat") == pytest.approx(concat.numpy(), abs=1e-3)

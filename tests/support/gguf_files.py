@@ -17,7 +17,9 @@ NAMES = {
 }
 
 
-def write_gguf(model: PreTrainedModel, path: Path, parts: int = 1, leave_out: str = "-") -> None:
+def write_gguf(
+    model: PreTrainedModel, path: Path, parts: int = 1, leave_out: str = "-", rename: dict[str, str] | None = None
+) -> None:
     """Write the weights of a causal language model, but for those whose name in the file contains `leave_out`."""
     config = model.config
     architecture = NAMES[config.model_type]
@@ -29,6 +31,7 @@ def write_gguf(model: PreTrainedModel, path: Path, parts: int = 1, leave_out: st
     for name, weight in model.state_dict().items():
         for stored_name, values in _tensors(name, weight.float().numpy(), names, config):
             if leave_out not in stored_name:
+                stored_name = (rename or {}).get(stored_name, stored_name)
                 writer.add_tensor(stored_name, np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
