@@ -97,7 +97,10 @@ def test_the_text_model_of_a_multimodal_one(tmp_path):
     composite.save_pretrained(packed)
     loaded = MoEEModel.from_pretrained(packed)
     assert loaded.config.backbone_config.model_type == "qwen3_5_moe_text"
-    assert_same(loaded.encode(TEXTS), MoEEModel.from_pretrained(plain).encode(TEXTS))
+    expected = MoEEModel.from_pretrained(plain).encode(TEXTS)
+    assert_same(loaded.encode(TEXTS), expected)
+    loaded.save_pretrained(tmp_path / "saved")
+    assert_same(MoEEModel.from_pretrained(tmp_path / "saved").encode(TEXTS), expected)
 
 
 def test_of_a_configuration_for_quantized_weights(checkpoint, packed):
