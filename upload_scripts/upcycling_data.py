@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from moee_hf.files.texts import iter_texts
 from moee_hf.model.prompts_moee import PROMPTS, TEXT, tokenize
 
-HELD_OUT = 50  # one text in so many is not trained on
+HELD_OUT_STRIDE = 50  # one text in so many is not trained on
 END = "<|endoftext|>"  # between texts, if the vocabulary has it; else the tokenizer's end
-ROOM = 32  # tokens for a sentence, beside the longest template
+SENTENCE_TOKENS = 32  # room for a sentence, beside the longest template
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 # templates with their weights: people embed with the first ones, which others than PromptEOL were published as
 # improvements of it (arXiv 2404.03921)
@@ -69,7 +69,7 @@ def read_corpus(
     tokens: dict[str, list[np.ndarray]] = {"text": [], "held_out": []}
     found: list[str] = []
     for number, (text, ids) in enumerate(_texts_with_ids(path, tokenizer)):
-        part = "held_out" if number % HELD_OUT == HELD_OUT - 1 else "text"
+        part = "held_out" if number % HELD_OUT_STRIDE == HELD_OUT_STRIDE - 1 else "text"
         tokens[part].append(ids)
         if part == "text":
             found += plain_sentences(text)
@@ -94,12 +94,12 @@ def batch(data: dict[str, torch.Tensor], name: str, size: int, step: int, seed: 
         data: As `read_corpus` returns it, on any device.
         name: Of the rows: "text" or "prompts".
         size: How many.
-        step: The first is 0.
+        step: The first is 1.
         seed: Of the order.
     """
     rows = data[name]
-    places = np.arange(step * size, (step + 1) * size)
-    indices = [_order(len(rows), seed, place // len(rows))[place % len(rows)] for place in places]
+    epochs = (divmod(number, len(rows)) for number in range((step - 1) * size, step * size))
+    indices = [_order(len(rows), seed, epoch)[number] for epoch, number in epochs]
     chosen = torch.tensor(indices, device=rows.device)
     ids = rows[chosen].long()
     lengths = data["lengths"][chosen].long() if name == "prompts" else torch.full_like(chosen, ids.shape[1])
@@ -135,7 +135,7 @@ def _prompts(
     templates, weights = list(TEMPLATES), np.array(list(TEMPLATES.values()))
     choices = random.choice(len(templates), size=len(sentences), p=weights / weights.sum())
     alone = tokenizer([template.replace(TEXT, "") for template in templates if template != TEXT])["input_ids"]
-    length = max(map(len, alone)) + ROOM
+    length = max(map(len, alone)) + SENTENCE_TOKENS
     rows = torch.zeros(len(sentences), length, dtype=torch.int32)
     lengths = torch.zeros(len(sentences), dtype=torch.int32)
     for choice, template in enumerate(templates):

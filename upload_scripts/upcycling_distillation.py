@@ -1,4 +1,4 @@
-"""How far a mixture of experts is from the dense model that it is made of: to train it, and at the end."""
+"""Distillation: how far a mixture of experts is from the dense model, its teacher, in training and at the end."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from upcycling_data import Batch
 from upcycling_model import mixtures
 
 DEPTHS = 8  # hidden states that are compared, evenly spaced up to the last
-SAMPLE = 4  # of the tokens of a row, one in so many is compared
-LAST_SPREAD = 0.1  # the least spread of last tokens, which a few may share, in units of that of the others
+COMPARED_FRACTION = 0.25  # of the tokens of a row, drawn at random
+LAST_STD = 0.1  # the least standard deviation of last tokens, which may be alike, in units of that of the others
 
 
 class Losses(NamedTuple):
     """Scalars, and what the routers chose.
 
-    The divergence is that of the next token's distribution, in nats; the distance that of hidden states, as the mean
-    square in units of their spread; `balance` is 1 if all experts are visited alike, and larger else.
+    Attributes:
+        kl_divergence: KL(dense || mixture) of the next token's distribution, in nats.
+        distance: Between hidden states, as the mean square in units of their standard deviation.
+        load_balancing: The load-balancing loss of Switch Transformers (arXiv 2101.03961), which is 1 if all experts
+            are visited alike.
+        expert_counts: How many tokens visited each expert, `[L, E]`.
     """
 
-    divergence: torch.Tensor
+    kl_divergence: torch.Tensor
     distance: torch.Tensor
-    balance: torch.Tensor
-    load: torch.Tensor  # [L, E], how many tokens visited each expert
+    load_balancing: torch.Tensor
+    expert_counts: torch.Tensor
 
 
 def distil(
@@ -43,20 +47,21 @@ def distil(
         last: Compare the last tokens too, with the weight of all others together: embeddings are made of them.
     """
     with torch.no_grad():
-        wanted = hidden_states(dense, rows.ids)
-    got = hidden_states(model, rows.ids)
-    shape = (len(rows.ids), rows.ids.shape[1] // SAMPLE)
-    places = 1 + (torch.rand(shape, generator=generator).to(rows.ids.device) * (rows.lengths[:, None] - 1)).long()
-    divergence, distance, spread = _compare(got, wanted, places, dense.lm_head, 1e-4)
+        teacher = hidden_states(dense, rows.ids)
+    student = hidden_states(model, rows.ids)
+    shape = (len(rows.ids), math.ceil(COMPARED_FRACTION * rows.ids.shape[1]))
+    random = torch.rand(shape, generator=generator).to(rows.ids.device)
+    positions = 1 + (random * (rows.lengths[:, None] - 1)).long()
+    kl_divergence, distance, std = _compare(student, teacher, positions, dense.lm_head, 1e-4)
     if last:
-        of_last = _compare(got, wanted, rows.lengths[:, None] - 1, dense.lm_head, LAST_SPREAD * spread)
-        divergence, distance = divergence + of_last[0], distance + of_last[1]
+        of_last = _compare(student, teacher, rows.lengths[:, None] - 1, dense.lm_head, LAST_STD * std)
+        kl_divergence, distance = kl_divergence + of_last[0], distance + of_last[1]
     valid = (torch.arange(rows.ids.shape[1], device=rows.ids.device) < rows.lengths[:, None])[..., None]  # [B, T, 1]
     routed = [[(x * valid).sum(dim=(0, 1)) for x in mlp.routing] for mlp in mixtures(model)]
-    probability, load = (torch.stack(x) for x in zip(*routed, strict=True))  # [L, E] each
-    share = load.detach() / load.sum(dim=1, keepdim=True)
-    balance = load.shape[1] * (probability / valid.sum() * share).sum(dim=1).mean()
-    return Losses(divergence, distance, balance, load)
+    probabilities, expert_counts = (torch.stack(x) for x in zip(*routed, strict=True))  # [L, E] each
+    shares = expert_counts / expert_counts.sum(dim=1, keepdim=True)
+    load_balancing = expert_counts.shape[1] * (probabilities / valid.sum() * shares).sum(dim=1).mean()
+    return Losses(kl_divergence, distance, load_balancing, expert_counts)
 
 
 def hidden_states(model: PreTrainedModel, ids: torch.Tensor) -> list[torch.Tensor]:
@@ -76,14 +81,14 @@ def hidden_states(model: PreTrainedModel, ids: torch.Tensor) -> list[torch.Tenso
     return [*states[:-1], base.norm(states[-1])]
 
 
-def load_entropy(load: torch.Tensor) -> list[float]:
-    """Return how even the load of each layer is: 1 if all experts are visited alike, 0 if one gets all.
+def load_entropy(expert_counts: torch.Tensor) -> list[float]:
+    """Return the entropy of each layer's load: 1 if all experts are visited alike, 0 if one gets all tokens.
 
     Args:
-        load: `[L, E]`, how many tokens visited each expert.
+        expert_counts: `[L, E]`, how many tokens visited each expert.
     """
-    entropy = torch.special.entr(load / load.sum(dim=1, keepdim=True)).sum(dim=1)
-    return (entropy / math.log(load.shape[1])).tolist()
+    entropy = torch.special.entr(expert_counts / expert_counts.sum(dim=1, keepdim=True)).sum(dim=1)
+    return (entropy / math.log(expert_counts.shape[1])).tolist()
 
 
 @torch.no_grad()
@@ -96,37 +101,37 @@ def evaluate(model: PreTrainedModel, dense: PreTrainedModel, rows: torch.Tensor)
         rows: Token ids `[N, T]`.
 
     Returns:
-        Per token and in nats: `dense_loss` and `loss`, cross entropies, and `divergence`, of the dense model's
-        distribution from this one's; `load_entropy` of each layer; and `tokens`, how many were predicted.
+        Per token and in nats: `dense_loss` and `loss`, cross entropies, and `kl_divergence`, KL(dense || mixture);
+        `load_entropy` of each layer; and `tokens`, how many were predicted.
     """
-    sums, load = torch.zeros(3, dtype=torch.float64), 0.0
+    sums, expert_counts = torch.zeros(3, dtype=torch.float64), 0.0
     for ids in rows.long().split(2):
-        got, wanted = (m.lm_head(hidden_states(m, ids)[-1][:, :-1]).log_softmax(dim=-1) for m in (model, dense))
-        loss, dense_loss = (F.nll_loss(x.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum") for x in (got, wanted))
-        divergence = F.kl_div(got, wanted, log_target=True, reduction="sum")
-        sums += torch.stack([dense_loss, loss, divergence]).cpu()
-        load = load + torch.stack([mlp.routing[1].sum(dim=(0, 1)) for mlp in mixtures(model)]).cpu()
+        teacher, student = (m.lm_head(hidden_states(m, ids)[-1][:, :-1]).log_softmax(dim=-1) for m in (dense, model))
+        losses = [F.nll_loss(x.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum") for x in (teacher, student)]
+        kl_divergence = F.kl_div(student, teacher, log_target=True, reduction="sum")
+        sums += torch.stack([*losses, kl_divergence]).cpu()
+        expert_counts += torch.stack([mlp.routing[1].sum(dim=(0, 1)) for mlp in mixtures(model)]).cpu()
     tokens = rows[:, 1:].numel()
-    names = ("dense_loss", "loss", "divergence")
+    names = ("dense_loss", "loss", "kl_divergence")
     means = dict(zip(names, (sums / tokens).tolist(), strict=True))
-    return {"tokens": tokens, **means, "load_entropy": load_entropy(load)}
+    return {"tokens": tokens, **means, "load_entropy": load_entropy(expert_counts)}
 
 
 def _compare(
-    got: list[torch.Tensor],
-    wanted: list[torch.Tensor],
-    places: torch.Tensor,
+    student: list[torch.Tensor],
+    teacher: list[torch.Tensor],
+    positions: torch.Tensor,
     head: nn.Module,
-    least: torch.Tensor | float,
+    least_std: torch.Tensor | float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Divergence and distance of the tokens at some places `[B, P]`, and their spread, which is not below `least`."""
-    rows, layers = torch.arange(len(places), device=places.device)[:, None], len(wanted) - 1
+    """KL divergence and distance of the tokens at some positions `[B, P]`, and the teacher's standard deviation."""
+    rows, layers = torch.arange(len(positions), device=positions.device)[:, None], len(teacher) - 1
     depths = sorted({math.ceil(layers * i / DEPTHS) for i in range(1, DEPTHS + 1)})
     ours, theirs = (
-        torch.stack([states[depth][rows, places].flatten(0, 1).float() for depth in depths])  # [depths, B * P, D]
-        for states in (got, wanted)
+        torch.stack([states[depth][rows, positions].flatten(0, 1).float() for depth in depths])  # [depths, B * P, D]
+        for states in (student, teacher)
     )
-    spread = theirs.std(dim=1, correction=0, keepdim=True).clamp_min(least)
-    distance = ((ours - theirs) / spread).square().mean()
+    std = theirs.std(dim=1, correction=0, keepdim=True).clamp_min(least_std)
+    distance = ((ours - theirs) / std).square().mean()
     log_ours, log_theirs = (head(states[-1]).float().log_softmax(dim=-1) for states in (ours, theirs))
-    return F.kl_div(log_ours, log_theirs, log_target=True, reduction="batchmean"), distance, spread
+    return F.kl_div(log_ours, log_theirs, log_target=True, reduction="batchmean"), distance, std

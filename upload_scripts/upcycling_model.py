@@ -61,7 +61,7 @@ class Parts(NamedTuple):
 
 
 class MixtureMLP(nn.Module):
-    """A gated MLP whose neurons are dealt out to a shared expert and to others, of which a router chooses.
+    """A gated MLP whose neurons are split into a shared expert and others, of which a router chooses.
 
     An expert's weight is K times its share of the probability of the K chosen experts, so it is 1 if all of them are
     alike; that of the shared expert is 2 sigmoid(g), which is 1 for a gate of zeros.
@@ -123,7 +123,7 @@ class MixtureMLP(nn.Module):
 
 
 def load_dense(source: str, gguf_file: str | None, sizes: Sizes) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a dense model, in float32, whose MLPs can be dealt out to experts of these sizes, and its tokenizer.
+    """Load a dense model, in float32, whose MLPs can be split into experts of these sizes, and its tokenizer.
 
     Args:
         source: Folder or Hub id.
@@ -157,7 +157,7 @@ def check_dense(config: PreTrainedConfig) -> None:
 
 
 def check_sizes(sizes: Sizes, width: int) -> None:
-    """Raise `ValueError` unless the neurons of an MLP of this width are dealt out, each of them once."""
+    """Raise `ValueError` unless experts of these sizes have each neuron of an MLP of this width once."""
     total = sizes.shared + sizes.experts * sizes.expert_size
     if total != width:
         raise ValueError(

@@ -1,7 +1,9 @@
 """Which neurons of a dense model every token visits, which form an expert, and a router to begin with.
 
-The neurons that do the most are shared. The others are grouped by when they fire: those of an expert should be needed
-for the same tokens. The first router foretells from a token how much each expert would do for it.
+To split the neurons of an MLP into experts is known as MoEfication (Zhang et al. 2021, arXiv 2110.01786). Here, the
+neurons that do the most are shared. The others are grouped by when they fire, with a k-means whose groups have equal
+sizes: the neurons of an expert should be needed for the same tokens. The first router predicts from a token how much
+each expert would do for it.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from upcycling_model import Parts, Sizes
 
-EVERY = 4  # of the tokens of a row, one in so many is looked at
-ROUNDS = 12  # of grouping
+TOKEN_STRIDE = 4  # one token of a row in so many is looked at
+KMEANS_ROUNDS = 12
 RIDGE = 1e-3  # in units of the mean square of the router's input
-FIRST_LOGITS = 0.5  # spread of the first router's logits, in units of that of what it foretells, standardised
+LOGIT_SCALE = 0.5  # of the first router's logits, in units of what they predict, which has standard deviation 1
 
 
 def partition(dense: PreTrainedModel, rows: torch.Tensor, sizes: Sizes, seed: int) -> dict[str, torch.Tensor]:
@@ -26,7 +28,7 @@ def partition(dense: PreTrainedModel, rows: torch.Tensor, sizes: Sizes, seed: in
     Args:
         dense: As `load_dense` returns it.
         rows: Token ids `[B, T]`.
-        sizes: What each MLP is dealt out to.
+        sizes: What each MLP is split into.
         seed: Of the first groups.
 
     Returns:
@@ -35,9 +37,9 @@ def partition(dense: PreTrainedModel, rows: torch.Tensor, sizes: Sizes, seed: in
     parts = []
     for layer, inputs in zip(dense.model.layers, _mlp_inputs(dense, rows), strict=True):
         activity = neuron_activity(layer.mlp, inputs)
-        shared, experts = deal_out(activity, sizes, torch.Generator().manual_seed(seed))
-        energies = activity[:, experts].square().sum(dim=-1).sqrt()  # [N, E, M] to [N, E]
-        parts.append(Parts(shared, experts, first_router(inputs, energies)))
+        shared, experts = split_neurons(activity, sizes, torch.Generator().manual_seed(seed))
+        expert_activity = activity[:, experts].norm(dim=-1)  # [N, E, M] to [N, E]
+        parts.append(Parts(shared, experts, first_router(inputs, expert_activity)))
     return {
         name: torch.stack(of_layers) for name, of_layers in zip(Parts._fields, zip(*parts, strict=True), strict=True)
     }
@@ -49,7 +51,9 @@ def neuron_activity(mlp: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return neurons.abs() * mlp.down_proj.weight.norm(dim=0)
 
 
-def deal_out(activity: torch.Tensor, sizes: Sizes, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def split_neurons(
+    activity: torch.Tensor, sizes: Sizes, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the numbers of the shared neurons, `[S]`, and those of each expert, `[E, M]`: each neuron once.
 
     Args:
@@ -61,23 +65,23 @@ def deal_out(activity: torch.Tensor, sizes: Sizes, generator: torch.Generator) -
     shared, others = order[: sizes.shared].sort().values, order[sizes.shared :].sort().values
     features = F.normalize((activity[:, others] - activity[:, others].mean(dim=0)).T, dim=-1)  # [E * M, N]
     centres = _first_centres(features, sizes.experts, generator)
-    for _ in range(ROUNDS):
+    for _ in range(KMEANS_ROUNDS):
         groups = _equal_groups(features @ centres.T, sizes.expert_size)
         centres = F.normalize(features[groups].mean(dim=1), dim=-1)
     return shared, others[groups]
 
 
-def first_router(inputs: torch.Tensor, energies: torch.Tensor) -> torch.Tensor:
-    """Return the weights `[E, D]` of a router whose logits foretell what each expert does, by ridge regression.
+def first_router(inputs: torch.Tensor, expert_activity: torch.Tensor) -> torch.Tensor:
+    """Return the weights `[E, D]` of a router whose logits predict what each expert does, by ridge regression.
 
     Args:
         inputs: Of the MLP, `[N, D]`.
-        energies: How much each expert does, `[N, E]`.
+        expert_activity: How much each expert does, `[N, E]`.
     """
-    target = (energies - energies.mean(dim=0)) / energies.std(dim=0).clamp_min(1e-6)
+    target = (expert_activity - expert_activity.mean(dim=0)) / expert_activity.std(dim=0).clamp_min(1e-6)
     squares = inputs.T @ inputs
     squares += RIDGE * squares.diagonal().mean() * torch.eye(len(squares), device=squares.device)
-    return FIRST_LOGITS * torch.linalg.solve(squares, inputs.T @ target).T.contiguous()
+    return LOGIT_SCALE * torch.linalg.solve(squares, inputs.T @ target).T.contiguous()
 
 
 @torch.no_grad()
@@ -87,7 +91,7 @@ def _mlp_inputs(dense: PreTrainedModel, rows: torch.Tensor) -> list[torch.Tensor
     inputs: list[list[torch.Tensor]] = [[] for _ in layers]
 
     def keep(kept: list[torch.Tensor], mlp: nn.Module, arguments: tuple[torch.Tensor]) -> None:
-        kept.append(arguments[0][:, 1::EVERY].flatten(0, 1))
+        kept.append(arguments[0][:, 1::TOKEN_STRIDE].flatten(0, 1))
 
     hooks = [
         layer.mlp.register_forward_pre_hook(partial(keep, kept)) for layer, kept in zip(layers, inputs, strict=True)
@@ -100,7 +104,7 @@ def _mlp_inputs(dense: PreTrainedModel, rows: torch.Tensor) -> list[torch.Tensor
 
 
 def _first_centres(features: torch.Tensor, number: int, generator: torch.Generator) -> torch.Tensor:
-    """So many features, each drawn the more likely, the less it is like those that were drawn before."""
+    """So many features, as k-means++ draws them: the more likely, the less they are like those drawn before."""
     drawn = [int(torch.randint(len(features), (), generator=generator))]
     nearest = torch.full((len(features),), -1.0, device=features.device)
     while len(drawn) < number:
@@ -110,11 +114,11 @@ def _first_centres(features: torch.Tensor, number: int, generator: torch.Generat
 
 
 def _equal_groups(similarity: torch.Tensor, size: int) -> torch.Tensor:
-    """Members `[E, size]` of groups, from how well each of `E * size` fits each group: the best fit is dealt first."""
+    """Members `[E, size]` of groups, from how well each of `E * size` fits each group: the best fit comes first."""
     groups: list[list[int]] = [[] for _ in range(similarity.shape[1])]
     free = [True] * len(similarity)
-    for place in similarity.flatten().argsort(descending=True, stable=True).tolist():
-        member, group = divmod(place, len(groups))
+    for pair in similarity.flatten().argsort(descending=True, stable=True).tolist():
+        member, group = divmod(pair, len(groups))
         if free[member] and len(groups[group]) < size:
             groups[group].append(member)
             free[member] = False
