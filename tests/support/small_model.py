@@ -22,7 +22,7 @@ def write(folder: Path, texts: list[str]) -> Path:
     """Write the model into a folder, with a tokenizer that has the words of the texts in ASCII, and return it."""
     # twice, so that they come before the rare words of the licence; other scripts stay bytes
     known = 2 * [*PROMPTS.values(), *filter(str.isascii, texts)]
-    tokenizer = byte_level_tokenizer([LICENCE.read_text(encoding="utf-8"), *known])
+    tokenizer = byte_level_tokenizer([LICENCE.read_text(encoding="utf-8"), *known], 1500)
     config = OlmoeConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -43,14 +43,14 @@ def write(folder: Path, texts: list[str]) -> Path:
     return folder
 
 
-def byte_level_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of 1500 tokens, two of them special, whose ids give every text back."""
+def byte_level_tokenizer(corpus: list[str], size: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of so many tokens, two of them special, whose ids give every text back."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     end, pad = special = ["<|endoftext|>", "<|pad|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=1500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(

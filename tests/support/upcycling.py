@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -16,6 +15,7 @@ from transformers import (
 )
 
 from support.common import ROOT
+from support.small_model import byte_level_tokenizer
 
 sys.path.append(str(ROOT / "upload_scripts"))  # as for a script that is run
 
@@ -53,18 +53,8 @@ def documents(seed: int, number: int) -> list[str]:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([*documents(2, 40), *TEMPLATES], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    """One that has the words of the corpus and of the templates."""
+    return byte_level_tokenizer([*documents(2, 40), *TEMPLATES], VOCABULARY)
 
 
 def tiny_dense(name: str = "llama") -> PreTrainedModel:
@@ -82,7 +72,7 @@ def tiny_dense(name: str = "llama") -> PreTrainedModel:
 
 
 def random_parts(seed: int, router: float) -> Parts:
-    """An MLP's neurons dealt out at random, and a router of random weights of this spread."""
+    """An MLP's neurons split at random, and a router of random weights with this standard deviation."""
     generator = torch.Generator().manual_seed(seed)
     neurons = torch.randperm(192, generator=generator)
     experts = neurons[SIZES.shared :].reshape(SIZES.experts, SIZES.expert_size)
