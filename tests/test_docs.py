@@ -167,19 +167,17 @@ def test_lists_are_generated(document, name):
     assert name != "backbones" or f"transformers {transformers.__version__}" in DOCS[document]
 
 
-def test_table_of_scores_is_whole():
-    """Four sets, two prompts, raw and calibrated; eight numbers a row, a control beside each."""
-    header, _, *rows = update_docs.block(update_docs.CARD, "scores").splitlines()
-    names = [name.strip() for name in header.strip("|").split("|")]
-    assert names == [
-        "task",
-        "prompt",
-        "statistics",
-        *COMBINATIONS,
-        *(f"random {name}" for name in COMBINATIONS),
-    ]
+@pytest.mark.parametrize(
+    ("name", "tasks", "control"),
+    [("scores", 4, True), ("scores without a prompt", 4, False), ("other scores", 5, False)],
+)
+def test_tables_of_scores_are_whole(name, tasks, control):
+    """Of each task raw and calibrated scores, of each combination, and of one set of tasks a control beside them."""
+    header, _, *rows = update_docs.block(update_docs.CARD, name).splitlines()
+    columns = ["task", "prompt", "statistics", *COMBINATIONS, *(f"random {name}" for name in COMBINATIONS * control)]
+    assert [name.strip() for name in header.strip("|").split("|")] == columns
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert len({tuple(row[:3]) for row in cells}) == len(cells) == 4 * 2 * 2
+    assert len({tuple(row[:3]) for row in cells}) == len(cells) == tasks * 2
     assert all(-100 <= float(cell) <= 100 for row in cells for cell in row[3:])
 
 

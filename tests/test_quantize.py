@@ -1,4 +1,4 @@
-"""A Qwen2-MoE checkpoint with weights of 4.5 and 8.5 bits, beside what the gguf package and transformers read in it."""
+"""A Qwen2-MoE checkpoint in 4.5 and 8.5 bits a weight, beside what the gguf package and transformers read in it."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Write what is generated: lists of backbones and recipes, the paper's averages, and the embedded model's scores.
 
-python tests/support/update_docs.py [scores OUT/scores.md] ["other scores" OUT/scores.md]
+python tests/support/update_docs.py [scores OUT/scores.md] ["other scores" OUT/scores.md] ...
 """
 
 import re
