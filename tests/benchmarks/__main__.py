@@ -14,9 +14,12 @@ from pathlib import Path
 
 import growth
 import layer
+import loading
 import torch
 import transformers
 import ways
+
+TABLES = ["ways", "layer", "loading", "growth"]
 
 
 def main() -> None:
@@ -25,7 +28,7 @@ def main() -> None:
     parser.add_argument("--model", help="a folder or Hub id, or 'embedded' (default: see above)")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tables", nargs="+", default=["ways", "layer", "growth"], metavar="ways, layer, growth")
+    parser.add_argument("--tables", nargs="+", default=TABLES, metavar=", ".join(TABLES))
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 100_000], help="of the last table")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -40,6 +43,8 @@ def main() -> None:
                 ways.print_table(folder, arguments.data, arguments.rounds)
             elif table == "layer":
                 layer.print_table(arguments.rounds)
+            elif table == "loading":
+                loading.print_table(arguments.rounds)
             else:
                 growth.print_table(folder, arguments.sizes)
 
