@@ -68,7 +68,7 @@ def model_info(config: MoEEConfig) -> ModelInfo:
     top_k = next((k for name in _TOP_K for owner in owners if isinstance(k := getattr(owner, name, None), int)), None)
     return ModelInfo(
         model_type=config.backbone_config.model_type,
-        num_layers=model.num_layers,
+        num_layers=model.readable.num_layers,
         num_moe_layers=num_moe_layers,
         num_experts=num_experts,
         top_k=top_k,

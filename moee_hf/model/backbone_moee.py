@@ -190,6 +190,19 @@ def find_layers(text_model: PreTrainedModel) -> list[nn.Module]:
     return [layer for layer, _ in _recorded(text_model, _recorders(text_model, "hidden_states"))]
 
 
+def find_attention(text_model: PreTrainedModel) -> list[nn.Module]:
+    """Return the attention blocks of a text model, those of the first layer first; some layers may have none."""
+    return [module for layer in find_layers(text_model) for module in _attention_of(text_model, layer)]
+
+
+def find_value_projections(text_model: PreTrainedModel) -> list[nn.Linear]:
+    """Return the projection to values of each attention block; none where one has none, or they differ in width."""
+    projections = [getattr(module, "v_proj", None) for module in find_attention(text_model)]
+    found = [module for module in projections if isinstance(module, nn.Linear)]
+    alike = len(found) == len(projections) and len({module.out_features for module in found}) == 1
+    return found if alike else []
+
+
 def last_token_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     """Return the modules of the last layer that need only compute each text's last token.
 
@@ -205,8 +218,7 @@ def last_token_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     # of an encoder-decoder the other half reads all tokens
     if not blocks or blocks[-1] is router or backbone.config.is_encoder_decoder or not quirk_of(text_model).tokenwise:
         return []
-    attention = [module for module, _ in _recorded(last, _recorders(text_model, "attentions"))]
-    projections: list[Any] = [getattr(module, "o_proj", None) for module in attention[-1:]]
+    projections: list[Any] = [getattr(module, "o_proj", None) for module in _attention_of(text_model, last)]
     return [module for module in projections if isinstance(module, nn.Linear)] + blocks[-1:]
 
 
@@ -228,6 +240,11 @@ def layer_to_read(hidden_layer: int, num_layers: int) -> int | None:
 def quirk_of(text_model: PreTrainedModel) -> RouterQuirk:
     """Return what is special about a text model."""
     return QUIRKS.get(text_model.config.model_type, RouterQuirk())
+
+
+def _attention_of(text_model: PreTrainedModel, layer: nn.Module) -> list[nn.Module]:
+    """The attention block of a layer, in a list; the last one, if transformers records several."""
+    return [module for module, _ in _recorded(layer, _recorders(text_model, "attentions"))][-1:]
 
 
 def _recorders(text_model: PreTrainedModel, key: str) -> list[OutputRecorder]:

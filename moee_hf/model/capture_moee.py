@@ -1,44 +1,37 @@
-"""Forward hooks that collect HS and the pooled routing weights during one pass.
-
-transformers' own recorder would keep the logits of every token of every layer until the end of the pass, is dropped by
-wrappers around a text model, and leaves a model that cannot be pickled. These hooks reduce each layer's logits to one
-vector per text at once. When they act, and in which order, is told in `inference_moee`.
-"""
+"""What one forward pass gives: HS and the routing weights of each text, pooled as the layers run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
-from .backbone_moee import find_layers, find_routers, last_token_modules, quirk_of, router_shape, text_model_of
-from .functional_moee import last_token, merge_means, pool, route, token_weights
+from .functional_moee import merge_means, pool, token_weights
 from .prefix_moee import Prefix
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of a forward pass; `MoEEModel.wanted` makes it, once a call.
+    """What is read of a forward pass; `wanted_of` makes it, once a call.
 
     Args:
         routers: The routers whose weights make up RW, counted from 0.
-        hidden: Whether HS is read.
-        layer: The layer whose input is HS, counted from 0. None: HS is what the last layer leaves.
+        sources: Where HS is read, as in `MoEEConfig.hidden_source`; evaluations read several in one pass.
+        layer: The layer whose input is the hidden state, counted from 0. None: it is what the last layer leaves.
+        attention_layers: The attention blocks that are read, counted from 0.
         pooling: How the values of a text's tokens become one vector.
-        activation: How router logits become routing weights.
+        activations: How router logits become routing weights, as in `MoEEConfig.router_activation`.
     """
 
     routers: tuple[int, ...]
-    hidden: bool
+    sources: tuple[str, ...]
     layer: int | None
+    attention_layers: tuple[int, ...]
     pooling: str
-    activation: str
+    activations: tuple[str, ...]
 
 
 class _CompleteError(Exception):
@@ -46,7 +39,7 @@ class _CompleteError(Exception):
 
 
 class Capture:
-    """What one forward pass gives; the hooks of a backbone that runs inside `with capture:` fill it.
+    """What one forward pass gives; the hooks of a backbone that runs inside `with capture:` fill it (`hooks_moee`).
 
     Args:
         wanted: What is read.
@@ -57,8 +50,10 @@ class Capture:
 
     def __init__(self, wanted: Wanted, attention_mask: torch.Tensor, lean: bool = False, prefix: Prefix | None = None):
         self.wanted, self.attention_mask, self.lean, self.prefix = wanted, attention_mask, lean, prefix
-        self.hidden: Any = None  # [B, D]
-        self.routing: dict[int, torch.Tensor] = {}  # of each router, [B, E]
+        self.hidden: dict[str, Any] = {}  # of each source, [B, D]
+        self.routing: dict[tuple[str, int], torch.Tensor] = {}  # of each activation and router, [B, E]
+        self._sums: dict[str, Any] = {}  # over the attention blocks so far, [B, D]
+        self._blocks_read = dict.fromkeys(wanted.sources, 0)
 
     def __enter__(self) -> Capture:
         self._token = _active.set(self)
@@ -70,58 +65,98 @@ class Capture:
 
     def set_hidden(self, values: torch.Tensor) -> None:
         """Pool the hidden states `[B, T, D]` to HS."""
-        self.hidden = self._pool(values, None if self.prefix is None else self.prefix.hidden)
-        self._end_if_complete()
+        self._finish_hidden("state", self._pool(values, self.wanted.pooling))
 
-    def set_routing(self, router: int, values: torch.Tensor, activate: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def add_attention(self, source: str, values: torch.Tensor) -> None:
+        """Pool what one attention block gives to HS, `[B, T, D]`, and add it to what those before it gave.
+
+        Args:
+            source: `"attention"` or `"values"`, of which the mean is taken, over tokens and blocks.
+            values: What the block adds to the hidden states, or its values.
+        """
+        pooled = self._pool(values, pooling_of(source, self.wanted.pooling))
+        self._sums[source] = self._sums[source] + pooled if source in self._sums else pooled
+        self._blocks_read[source] += 1
+        # more than there are blocks where layers repeat, each of whose runs counts
+        if (count := self._blocks_read[source]) >= len(self.wanted.attention_layers):
+            self._finish_hidden(source, self._sums[source] / (count if source == "values" else 1))
+
+    def set_routing(self, router: int, values: torch.Tensor, activate: Callable[[torch.Tensor, str], Any]) -> None:
         """Pool what one router returns to its routing weights.
 
         Args:
             router: The router, counted from 0.
             values: Of shape `(batch_size * sequence_length, num_experts)`, or of each text's last token alone.
-            activate: Makes routing weights of these values.
+            activate: Makes routing weights of these values and the name of an activation.
         """
-        if self.wanted.pooling == "lasttoken":
-            self.routing[router] = activate(self._pool(values, None))  # of one token, not of all
-        else:
-            prefix_mean = None if self.prefix is None else self.prefix.routing[router]
-            self.routing[router] = self._pool(activate(values), prefix_mean)
+        pooling = self.wanted.pooling
+        for activation in self.wanted.activations:
+            key = (activation, router)
+            if pooling == "lasttoken":
+                self.routing[key] = activate(self._pool(values, pooling), activation)  # of one token, not of all
+            else:
+                self.routing[key] = self._pool(activate(values, activation), pooling)
+                if self.prefix is not None:
+                    self.routing[key] = self._merge(self.prefix.routing[key], self.routing[key], pooling)
         self._end_if_complete()
 
-    def routing_weights(self) -> Any:
+    def _finish_hidden(self, source: str, pooled: torch.Tensor) -> None:
+        pooling = pooling_of(source, self.wanted.pooling)
+        if self.prefix is not None and pooling != "lasttoken":
+            pooled = self._merge(self.prefix.hidden[source], pooled, pooling)
+        self.hidden[source] = pooled
+        self._end_if_complete()
+
+    def routing_weights(self, activation: str) -> Any:
         """Return RW, of shape `(batch_size, len(routers), num_experts)`, on the mask's device; None of no router.
 
         Raises:
             RuntimeError: If a router did not run.
         """
         routers = self.wanted.routers
-        if silent := [router for router in routers if router not in self.routing]:
+        if silent := [router for router in routers if (activation, router) not in self.routing]:
             raise RuntimeError(
                 f"MoEEModel: expected every router of the backbone to run; those of the MoE layers {silent} did not. "
                 "Kernels that replace whole MoE layers pass them by: load the model without use_kernels."
             )
-        return torch.stack([self.routing[router] for router in routers], dim=1) if routers else None
+        return torch.stack([self.routing[activation, router] for router in routers], dim=1) if routers else None
 
-    def _pool(self, values: torch.Tensor, prefix_mean: torch.Tensor | None) -> torch.Tensor:
+    def hidden_and_routing(self, source: str, activation: str) -> tuple[Any, Any]:
+        """Return HS `[B, D]` and RW `[B, L, E]`; None of what was not wanted."""
+        return self.hidden.get(source), self.routing_weights(activation)
+
+    def _pool(self, values: torch.Tensor, pooling: str) -> torch.Tensor:
         """Pool on the values' device; the result goes to the mask's, as the layers may lie on several."""
-        mask, pooling = self.attention_mask, self.wanted.pooling
+        mask = self.attention_mask
         num_before = 0 if self.prefix is None else self.prefix.num_tokens
         values = values.reshape(len(mask), -1, values.shape[-1])  # [B, T, size]
-        pooled = pool(values, mask, pooling, num_before).to(mask.device)  # [B, size]
-        if self.prefix is None or prefix_mean is None or pooling == "lasttoken":
-            return pooled
-        weight = token_weights(mask, pooling, num_before).sum(dim=1, keepdim=True)  # [B, 1]
-        return merge_means(prefix_mean, self.prefix.weight, pooled, weight)
+        return pool(values, mask, pooling, num_before).to(mask.device)  # [B, size]
+
+    def _merge(self, prefix_mean: torch.Tensor, pooled: torch.Tensor, pooling: str) -> torch.Tensor:
+        """Return the mean over prefix and text from the means over both."""
+        prefix: Any = self.prefix
+        weight = token_weights(self.attention_mask, pooling, prefix.num_tokens).sum(dim=1, keepdim=True)  # [B, 1]
+        return merge_means(prefix_mean, prefix.weight, pooled, weight)
 
     def _end_if_complete(self) -> None:
         wanted = self.wanted
-        all_read = len(self.routing) == len(wanted.routers) and (not wanted.hidden or self.hidden is not None)
-        if self.lean and all_read:
+        num_routings = len(wanted.routers) * len(wanted.activations)
+        if self.lean and len(self.routing) == num_routings and len(self.hidden) == len(wanted.sources):
             raise _CompleteError
+
+
+def pooling_of(source: str, pooling: str) -> str:
+    """Return how HS of a source is pooled: a token's value tells of that token alone, so the last one will not do."""
+    return "mean" if source == "values" and pooling == "lasttoken" else pooling
 
 
 # one active capture per thread or async task, so threads can share a model
 _active: ContextVar[Capture | None] = ContextVar("moee_capture", default=None)
+
+
+def active_capture() -> Capture | None:
+    """Return the capture that this thread or task is inside of; None outside of any."""
+    return _active.get()
 
 
 def unpadded_rows(num_rows: int) -> torch.Tensor | None:
@@ -130,77 +165,3 @@ def unpadded_rows(num_rows: int) -> torch.Tensor | None:
     if capture is None or not capture.lean or capture.attention_mask.numel() != num_rows:
         return None
     return capture.attention_mask.flatten().nonzero()[:, 0]
-
-
-def install_hooks(backbone: PreTrainedModel) -> tuple[list[int], int]:
-    """Hook the routers and the layers of a backbone; the hooks do nothing outside a `Capture`.
-
-    Returns:
-        The number of routers and of experts that each distributes a token over, and the number of layers.
-
-    Raises:
-        UnsupportedBackboneError: If the backbone has no routers, or MoEE cannot use them.
-    """
-    shape, text_model = router_shape(backbone), text_model_of(backbone)
-    layers, probabilities = find_layers(text_model), quirk_of(text_model).returns_probabilities
-    for router, (module, logits_index) in enumerate(find_routers(backbone)):
-        module.register_forward_hook(RouterHook(router, logits_index, probabilities))
-    for index, layer in enumerate(layers):
-        layer.register_forward_pre_hook(LayerHook(index), with_kwargs=True)
-    for module in last_token_modules(backbone):
-        module.register_forward_pre_hook(keep_last_token, with_kwargs=True)
-    return shape, len(layers)
-
-
-@dataclass(frozen=True)
-class RouterHook:
-    """Forward hook of one router: pools the routing weights of each text."""
-
-    router: int
-    logits_index: int
-    returns_probabilities: bool
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        capture = _active.get()
-        if capture is None or self.router not in capture.wanted.routers:
-            return
-        activation = capture.wanted.activation
-        if self.returns_probabilities and activation != "softmax":
-            raise ValueError(
-                "MoEEConfig.router_activation: expected 'softmax', as the routers of this backbone return "
-                f"probabilities alone; got {activation!r}."
-            )
-        activate = torch.Tensor.float if self.returns_probabilities else partial(route, activation=activation)
-        values = output[self.logits_index] if isinstance(output, tuple) else output
-        capture.set_routing(self.router, values, activate)
-
-
-@dataclass(frozen=True)
-class LayerHook:
-    """Forward pre-hook of one layer: pools its input, which is the hidden state of this number."""
-
-    index: int
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        capture = _active.get()
-        if capture is None or capture.wanted.layer != self.index or not capture.wanted.hidden:
-            return
-        hidden = args[0] if args else kwargs["hidden_states"]  # [B, T, D]
-        if hidden.ndim != 3:
-            raise ValueError(
-                f"MoEEConfig.hidden_layer: expected one hidden state per token; between its layers this backbone has "
-                f"{hidden.shape[2]} of them (shape {tuple(hidden.shape)}). Use hidden_layer=-1."
-            )
-        capture.set_hidden(hidden)
-
-
-def keep_last_token(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Pre-hook on a last-layer module: keep only each text's last token, `[B, T, D] -> [B, 1, D]`."""
-    capture = _active.get()
-    if capture is None or not capture.lean or capture.wanted.pooling != "lasttoken":
-        return None
-    if len(capture.attention_mask) == 1:
-        return None  # a text alone is what `forward` makes of it, to the last bit
-    hidden = args[0] if args else kwargs["hidden_states"]
-    hidden = last_token(hidden, capture.attention_mask)[:, None]  # [B, 1, D]
-    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, OlmoeConfig, PreTrainedConfig, __version__
+from transformers import AutoConfig, OlmoeConfig, PreTrainedConfig
 
-from .configuration_deepseek import DeepseekConfig
+from .configuration_backbone_moee import backbone_config_from_dict
+from .fitted_moee import check_compression
 from .functional_moee import COMBINATIONS, Mix, check_choice
 from .hub_moee import hub_errors, optional_file, resolve_commit, resolve_source
 from .prompts_moee import PROMPTS, TEXT, check_template
-from .validation_moee import check_field
+from .validation_moee import check_field, layer_indices
 
 # beside a plain checkpoint: fields of MoEEConfig, but for those that say which backbone it is
 FIELDS_NAME = "moee_config.json"
@@ -31,25 +33,40 @@ class MoEEConfig(PreTrainedConfig):
         combination: What the embedding is made of: `"hs"`, `"rw"`, `"concat"` or `"sum"` (section 3.3).
         alpha: Weight of the routing similarity in `"sum"`, >= 0.
         pooling: How token values are pooled to one vector: `"lasttoken"`, `"mean"` or `"weightedmean"`.
+        hidden_source: What HS is read from: `"state"`, a hidden state; `"attention"`, what attention blocks add to it,
+            summed over them (AlignedWVA, arXiv 2602.01572); or `"values"`, the mean of their values over blocks and
+            tokens (VA, there too; tokens are weighted where `pooling` does).
         hidden_layer: The hidden state that is HS, counted as in `hidden_states` of transformers: 0 are the token
             embeddings, k is the output of layer k, -1 is the last layer's after the final norm.
+        attention_layers: The attention blocks of the other two sources, counted from the first one (layers without
+            attention do not count), negative from the last. None: all.
         router_layers: Which of the backbone's routers make up RW, counted from the first MoE layer (dense layers do
             not count), negative from the last. None: all.
-        router_activation: `"softmax"`, or `"logits"` for the router's raw logits.
+        router_layer_weights: How much each of these counts in the similarity of two RW, >= 0; a layer of weight 0 is
+            left out. None: all alike.
+        router_activation: `"softmax"`, `"clr"` for the centred log-ratios of these weights, or `"logits"` for the
+            router's raw logits.
         router_standardization: What `standardize` does to RW: `"center"` subtracts the mean only, as dividing would
             make an expert whose weight hardly varies count as much as one that varies a lot; `"zscore"` divides, as
             in HS.
         standardize: Whether HS and RW are standardized with the statistics stored in the model.
         calibrated: Whether the model holds such statistics; set by `MoEEModel.set_statistics`.
-        calibration: What `MoEEModel.calibrate` fitted them with: `prompt`, `pooling`, `hidden_layer` and
-            `router_activation`. None: not known.
-        prompts: Templates by name, each with `{text}` once; `prompteol` and `none` are always known.
-        default_prompt_name: Name of the prompt that `encode` uses when the call names none. None: no prompt.
+        calibration: What `MoEEModel.calibrate` fitted them with: `prompt`, `pooling`, `hidden_layer`,
+            `router_activation`, ... None: not known.
+        router_agreement: How far the routing of each MoE layer agreed with HS on the corpus, as a rank correlation;
+            set by `MoEEModel.calibrate`. None: not known.
+        dimensions: How many principal components of the corpus an embedding is projected on. None: it is not.
+        compression: What the principal components, and the range of int8, were fitted with: `combination`, `alpha`,
+            ... None: there are none.
+        prompts: Templates by name, each with `{text}` once; those of `prompts_moee.PROMPTS` are always known.
+        default_prompt_name: Name of the prompt that `encode` uses when the call names none, or several names, whose
+            embeddings are averaged. None: no prompt.
         max_length: The most tokens of a text with its prompt. None: what tokenizer and backbone allow.
         base_model_name_or_path: In a reference repository, the repository on the Hub that the backbone's weights are
             loaded from. None: the weights lie beside this configuration.
         base_model_revision: The commit of that repository.
         router_shape: MoE layers and experts of the backbone, `[L, E]`; set by the model, which finds them.
+        hidden_sizes: Width of HS by `hidden_source`, of those that the backbone has; set by the model too.
     """
 
     model_type = "moee"
@@ -61,19 +78,26 @@ class MoEEConfig(PreTrainedConfig):
     combination: str = "sum"
     alpha: float = 1.0
     pooling: str = "lasttoken"
+    hidden_source: str = "state"
     hidden_layer: int = -1
+    attention_layers: list[int] | None = None
     router_layers: list[int] | None = None
+    router_layer_weights: list[float] | None = None
     router_activation: str = "softmax"
     router_standardization: str = "center"
     standardize: bool = False
     calibrated: bool = False
     calibration: dict[str, Any] | None = None
+    router_agreement: list[float] | None = None
+    dimensions: int | None = None
+    compression: dict[str, Any] | None = None
     prompts: dict[str, str] | None = None
-    default_prompt_name: str | None = "prompteol"
+    default_prompt_name: str | list[str] | None = "prompteol"
     max_length: int | None = None
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     router_shape: Any = None
+    hidden_sizes: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone_config is None:
@@ -86,7 +110,7 @@ class MoEEConfig(PreTrainedConfig):
                 f"{self.backbone_config!r}."
             )
         if self.prompts is None:
-            self.prompts = dict(PROMPTS)
+            self.prompts = {name: PROMPTS[name] for name in ("prompteol", "none")}
         # an empty mapping keeps the implementations that the backbone's configuration already names
         kwargs.setdefault("attn_implementation", {})
         kwargs.setdefault("experts_implementation", {})
@@ -95,7 +119,9 @@ class MoEEConfig(PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         check_field(key, value)
-        super().__setattr__(key, float(value) if key == "alpha" else value)  # numpy's numbers do not go into json
+        if key == "alpha":
+            value = float(value)  # numpy's numbers do not go into json
+        super().__setattr__(key, list(value) if isinstance(value, tuple) else value)  # as json has it
 
     @classmethod
     def get_config_dict(
@@ -142,11 +168,11 @@ class MoEEConfig(PreTrainedConfig):
         self._check_default_prompt()
 
     def _check_default_prompt(self) -> None:
-        if (name := self.default_prompt_name) is not None and name not in self.known_prompts:
-            raise ValueError(
-                f"MoEEConfig.default_prompt_name: expected one of {', '.join(map(repr, self.known_prompts))}; got "
-                f"{name!r}. Add a template of this name to prompts."
-            )
+        try:
+            self.resolve_prompts()
+        except ValueError as error:
+            problem = str(error).removeprefix("prompt_name: ")
+            raise ValueError(f"MoEEConfig.default_prompt_name: {problem} Or add it to prompts.") from None
 
     @property
     def known_prompts(self) -> dict[str, str]:
@@ -170,32 +196,42 @@ class MoEEConfig(PreTrainedConfig):
             )
         return prompts[name]
 
-    def resolve_prompt(self, prompt_name: str | None = None, prompt: str | None = None) -> str:
-        """Return the template that a call asks for.
+    def resolve_prompts(
+        self, prompt_name: str | Sequence[str] | None = None, prompt: str | Sequence[str] | None = None
+    ) -> list[str]:
+        """Return the templates that a call asks for: one, or several whose embeddings are averaged.
 
         Args:
-            prompt_name: The name of a prompt. None: `default_prompt_name`.
-            prompt: A template with `{text}` once, in place of a prompt by name.
+            prompt_name: The name of a prompt, or several. None: `default_prompt_name`.
+            prompt: A template with `{text}` once, or several, in place of prompts by name.
 
         Raises:
-            ValueError: If no prompt has this name, or the template is none.
+            ValueError: If no prompt has this name, or a template is none.
         """
         if prompt is None:
-            return self.prompt_template(self.default_prompt_name if prompt_name is None else prompt_name)
-        check_template("prompt", prompt)
-        return prompt
+            asked = self.default_prompt_name if prompt_name is None else prompt_name
+            templates = [self.prompt_template(name) for name in _listed(asked)]
+        else:
+            templates = _listed(prompt)
+            for template in templates:
+                check_template("prompt", template)
+        if not templates or len(set(templates)) < len(templates):
+            raise ValueError(f"prompt: expected one template, or several different ones; got {templates!r}.")
+        return templates
 
-    def find_prompt(self, prompt: str | None) -> str:
-        """Return the template that a name or a template stands for, where one argument may be either.
+    def find_prompts(self, prompt: str | None) -> list[str]:
+        """Return the templates that one argument stands for, which may be a name or a template.
 
         Args:
-            prompt: A template if it has `{text}` in it, else a name. None: `default_prompt_name`.
+            prompt: A template if it has `{text}` in it; else a name, or several with `+` between them. None:
+                `default_prompt_name`.
 
         Raises:
-            ValueError: As `resolve_prompt`.
+            ValueError: As `resolve_prompts`.
         """
-        is_template = prompt is not None and TEXT in prompt
-        return self.resolve_prompt(prompt=prompt) if is_template else self.resolve_prompt(prompt)
+        if prompt is None or TEXT in prompt:
+            return self.resolve_prompts(prompt=prompt)
+        return self.resolve_prompts(prompt if prompt in self.known_prompts else prompt.split("+"))
 
     def mix(
         self,
@@ -207,71 +243,83 @@ class MoEEConfig(PreTrainedConfig):
         """Return how one call combines HS and RW: as its arguments say; None: as this configuration says.
 
         Raises:
-            ValueError: If an argument has no such value.
+            ValueError: If an argument has no such value, or `dimensions` were fitted to other vectors.
         """
-        return Mix(
+        mix = Mix(
             combination=self.combination if combination is None else combination,
             alpha=self.alpha if alpha is None else alpha,
             standardize=self.standardize if standardize is None else standardize,
             normalize=normalize,
+            dimensions=self.dimensions,
         )
-
-    def calibration_key(self, template: str) -> dict[str, Any]:
-        """Return what the statistics of a corpus depend on: the template of a prompt, and fields of this."""
-        return {
-            "prompt": template,
-            "pooling": self.pooling,
-            "hidden_layer": self.hidden_layer,
-            "router_activation": self.router_activation,
-        }
+        if mix.dimensions is not None:
+            check_compression(self, mix, "MoEEConfig.dimensions")
+        return mix
 
     @property
     def hidden_size(self) -> int:
         """Width of HS."""
-        return self.get_text_config().hidden_size
+        return (self.hidden_sizes or {}).get(self.hidden_source, self.get_text_config().hidden_size)
+
+    def check_hidden_source(self) -> None:
+        """Raise `ValueError` if the backbone has no such `hidden_source`; what it has is known once it is built."""
+        if self.hidden_source not in self.hidden_sizes:
+            raise ValueError(
+                f"MoEEConfig.hidden_source: expected one of {', '.join(map(repr, self.hidden_sizes))}, which MoEE "
+                f"finds in a {self.backbone_config.model_type} backbone; got {self.hidden_source!r}."
+            )
 
     @property
     def router_indices(self) -> list[int]:
-        """The routers that make up RW, counted from 0, in the order of `router_layers`.
+        """The routers that make up RW, counted from 0, in the order of `router_layers`; none of weight 0.
 
         Raises:
             ValueError: If `router_layers` names a router that the backbone does not have.
         """
+        return [index for index, weight in self._weighted_routers() if weight]
+
+    @property
+    def router_weights(self) -> list[float] | None:
+        """The weight of each of `router_indices`. None: all count alike."""
+        return self.router_layer_weights and [weight for _, weight in self._weighted_routers() if weight]
+
+    def _weighted_routers(self) -> list[tuple[int, float]]:
         if self.router_shape is None:
             raise ValueError(
                 "MoEEConfig.router_shape: expected the number of MoE layers and experts; got None. They are known "
                 "once the model is built: MoEEModel.without_weights(config).config."
             )
-        layers = self.router_shape[0]
-        selected = range(layers) if self.router_layers is None else self.router_layers
-        if bad := [layer for layer in selected if not -layers <= layer < layers]:
+        indices = layer_indices("MoEEConfig.router_layers", self.router_layers, self.router_shape[0], "MoE layers")
+        weights = self.router_layer_weights or [1.0] * len(indices)
+        if len(weights) != len(indices):
             raise ValueError(
-                f"MoEEConfig.router_layers: expected numbers from {-layers} to {layers - 1}, as the backbone has "
-                f"{layers} MoE layers; got {bad[0]!r}."
+                f"MoEEConfig.router_layer_weights: expected one weight for each of {len(indices)} MoE layers; got "
+                f"{len(weights)}. Give as many, or None for layers that all count alike."
             )
-        indices = [layer % layers for layer in selected]
-        if len(set(indices)) < len(indices):
-            raise ValueError(f"MoEEConfig.router_layers: expected each MoE layer once; got {self.router_layers!r}.")
-        return indices
+        return list(zip(indices, weights, strict=True))
 
     @property
     def embedding_size(self) -> int:
         """Width of an embedding."""
-        return self.embedding_size_for(self.combination)
+        return self.embedding_size_for(self.combination) if self.dimensions is None else self.dimensions
 
     def embedding_size_for(self, combination: str) -> int:
-        """Return the width of an embedding combined in this way."""
+        """Return the width of an embedding combined in this way, before it is projected on `dimensions`."""
         check_choice("combination", combination, COMBINATIONS)
         routing_size = len(self.router_indices) * self.router_shape[1]
         return (combination != "rw") * self.hidden_size + (combination != "hs") * routing_size
 
 
+def _listed(value: str | Sequence[str] | None) -> list[Any]:
+    return [value] if value is None or isinstance(value, str) else list(value)
+
+
 # found in the backbone; set with the statistics; where the weights are, of a reference repository
-_BACKBONE_FIELDS = {"backbone_config", "router_shape"}
-_STATISTICS_FIELDS = {"calibrated", "calibration"}
+_BACKBONE_FIELDS = {"backbone_config", "router_shape", "hidden_sizes"}
+STATISTICS_FIELDS = {"calibrated", "calibration", "router_agreement", "compression"}
 _REFERENCE_FIELDS = {"base_model_name_or_path", "base_model_revision"}
 # what a caller chooses, as arguments of `from_pretrained` or in a recipe
-CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - _STATISTICS_FIELDS - _REFERENCE_FIELDS
+CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - STATISTICS_FIELDS - _REFERENCE_FIELDS
 
 
 def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwargs: Any) -> MoEEConfig:
@@ -288,26 +336,6 @@ def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwar
     return config if config.model_type == MoEEConfig.model_type else MoEEConfig(backbone_config=config)
 
 
-def backbone_config_from_dict(config: dict[str, Any]) -> PreTrainedConfig:
-    """Return the configuration object for the content of a backbone's `config.json`.
-
-    Raises:
-        ValueError: If the dictionary has no model type, or one that transformers does not know.
-    """
-    # what belongs to the backbone's repository and would be wrong, or run its code, in ours
-    config = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
-    model_type = config.get("model_type")
-    if model_type == DeepseekConfig.model_type:
-        return DeepseekConfig.from_dict(config)
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            f"MoEEConfig.backbone_config: expected the model_type of an architecture in transformers {__version__}; "
-            f"got {model_type!r}. Architectures that exist as remote code alone are not wrapped; a newer transformers "
-            "may carry this one."
-        )
-    return CONFIG_MAPPING[model_type].from_dict(config)
-
-
 def _fields_beside(folder: str, **kwargs: Any) -> dict[str, Any]:
     """The fields in `moee_config.json` of a folder with a plain checkpoint."""
     if (path := optional_file(folder, FIELDS_NAME, **kwargs)) is None:
@@ -316,7 +344,7 @@ def _fields_beside(folder: str, **kwargs: Any) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OSError(f"{path}: expected JSON; {error}. Fetch it again.") from error
-    known = CHOICE_FIELDS | _STATISTICS_FIELDS
+    known = CHOICE_FIELDS | STATISTICS_FIELDS
     if not isinstance(fields, dict) or not fields.keys() <= known:
         raise OSError(f"{path}: expected a mapping of {', '.join(sorted(known))}; got {fields!r}.")
     return fields

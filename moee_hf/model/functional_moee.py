@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 
 COMBINATIONS = ("hs", "rw", "concat", "sum")
+HIDDEN_SOURCES = ("state", "attention", "values")
 POOLINGS = ("lasttoken", "mean", "weightedmean")
-ROUTER_ACTIVATIONS = ("softmax", "logits")
+ROUTER_ACTIVATIONS = ("softmax", "logits", "clr")
 ROUTER_STANDARDIZATIONS = ("zscore", "center")
 
 
@@ -41,6 +42,7 @@ class Mix:
         alpha: Weight of RW in `"sum"`, >= 0.
         standardize: Whether HS and RW are standardized before.
         normalize: Whether the vector is brought to length 1.
+        dimensions: Principal components of a corpus that the vector is projected on. None: it stays as it is.
 
     Raises:
         ValueError: If `combination` is unknown, or `alpha` is not a finite number >= 0.
@@ -50,6 +52,7 @@ class Mix:
     alpha: float = 1.0
     standardize: bool = False
     normalize: bool = False
+    dimensions: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("combination", self.combination, COMBINATIONS)
@@ -150,19 +153,37 @@ def merge_means(
 def route(router_logits: torch.Tensor, activation: str) -> torch.Tensor:
     """Turn a router's logits into routing weights, in float32 whatever their dtype (section 3.1).
 
+    Softmax weights are compositions: positive, and one in sum, so that only their ratios mean something. Their
+    geometry is that of log-ratios (Aitchison, *The Statistical Analysis of Compositional Data*, 1986, chapter 4): the
+    centred log-ratio of weights w is log w minus its mean over the experts. As log softmax differs from the logits by
+    a number that is the same for all experts, it is the logits minus their mean, whatever is small or zero in w.
+
     Args:
         router_logits: Logits over the experts, of shape `(..., num_experts)`.
-        activation: `"softmax"` (the paper), or `"logits"` for the logits as they are (what the authors' released code
-            takes from OLMoE and Qwen1.5-MoE).
+        activation: `"softmax"` (the paper), `"clr"` for the centred log-ratios of these weights, or `"logits"` for the
+            logits as they are (what the authors' released code takes from OLMoE and Qwen1.5-MoE).
 
     Returns:
         Float32 tensor of the same shape.
 
     Raises:
-        ValueError: If `activation` is neither.
+        ValueError: If `activation` is none of these.
     """
     check_choice("router_activation", activation, ROUTER_ACTIVATIONS)
-    return router_logits.softmax(dim=-1, dtype=torch.float32) if activation == "softmax" else router_logits.float()
+    if activation == "softmax":
+        return router_logits.softmax(dim=-1, dtype=torch.float32)
+    logits = router_logits.float()
+    return logits if activation == "logits" else logits - logits.mean(dim=-1, keepdim=True)
+
+
+def weigh_layers(routing: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Return RW whose layers count by weights: cosines and dot products of two RW become weighted sums over layers.
+
+    Args:
+        routing: RW, of shape `(batch_size, num_moe_layers, num_experts)`.
+        weights: One a layer, >= 0; the vector is multiplied by their square roots.
+    """
+    return routing * torch.tensor(weights, dtype=routing.dtype, device=routing.device).sqrt()[:, None]
 
 
 def standardize(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
@@ -198,22 +219,6 @@ def combine(hidden: torch.Tensor, routing: torch.Tensor, combination: str, alpha
     if combination == "sum":
         hidden, routing = F.normalize(hidden, dim=-1), alpha**0.5 * F.normalize(routing, dim=-1)
     return torch.cat([hidden, routing], dim=-1)  # [B, D + L * E]
-
-
-def split_concat(
-    vectors: torch.Tensor, hidden_size: int, router_shape: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return HS and RW of embeddings that are combined by `"concat"`.
-
-    Args:
-        vectors: Of shape `(n, hidden_size + num_moe_layers * num_experts)`.
-        hidden_size: Width of HS.
-        router_shape: MoE layers and experts of RW.
-
-    Returns:
-        HS of shape `(n, hidden_size)`, and RW of shape `(n, num_moe_layers, num_experts)`.
-    """
-    return vectors[:, :hidden_size], vectors[:, hidden_size:].reshape(-1, *router_shape)
 
 
 def similarity(a: Any, b: Any) -> torch.Tensor:

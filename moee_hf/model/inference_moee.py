@@ -7,8 +7,9 @@ How a lean pass runs, in order:
 2. `run_batch` makes a `Capture`: what is wanted of the pass, and the mask. For as long as the pass runs, it is the
    active capture of this thread or task. The backbone runs as transformers wrote it; hooks that were installed when
    the model was built look for the active capture, and do nothing without one.
-3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. After each router, another
-   hook pools its routing weights. Both go on from the means over the prefix, if there is one.
+3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. After each attention
+   block, where HS is read there, a hook pools what it adds. After each router, another hook pools its routing weights.
+   All go on from the means over the prefix, if there is one.
 4. On the CPU, with many tokens, the experts skip padding (`unpadded_rows`). In the last layer, the output projection
    of attention and the MoE block compute only each text's last token (`keep_last_token`), where only that is pooled.
 5. When all that is wanted has been read, the capture raises `_CompleteError`: no later layer runs. The error ends the
@@ -19,6 +20,7 @@ A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +31,12 @@ from transformers.utils import logging
 
 from .backbone_moee import layer_to_read, longrope_length, quirk_of, text_model_of
 from .batching_moee import Batches, keeps_kernels, padded_length, token_budget
-from .capture_moee import Capture, Wanted
-from .functional_moee import Mix, combine, pad_right, token_weights
+from .capture_moee import Capture, Wanted, pooling_of
+from .compression_moee import project
+from .functional_moee import Mix, combine, pad_right, token_weights, weigh_layers
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
 from .prompts_moee import TextError, tokenize
+from .validation_moee import layer_indices
 
 if TYPE_CHECKING:
     from .modeling_moee import MoEEModel
@@ -47,27 +51,83 @@ def wanted_of(model: MoEEModel, mix: Mix | None = None) -> Wanted:
     """Return what is read of a forward pass for embeddings of this mix. None: HS and RW.
 
     Raises:
-        ValueError: If the configuration names a layer that the backbone does not have.
+        ValueError: If the configuration names a layer or a source of HS that the backbone does not have.
     """
-    config = model.config
+    config, readable = model.config, model.readable
+    config.check_hidden_source()
+    attention_layers = layer_indices(
+        "MoEEConfig.attention_layers", config.attention_layers, readable.num_attention_layers, "attention blocks"
+    )
     return Wanted(
         routers=tuple(config.router_indices) if mix is None or mix.reads_routing else (),
-        hidden=mix is None or mix.reads_hidden,
-        layer=layer_to_read(config.hidden_layer, model.num_layers),
+        sources=(config.hidden_source,) if mix is None or mix.reads_hidden else (),
+        layer=layer_to_read(config.hidden_layer, readable.num_layers),
+        attention_layers=tuple(attention_layers),
         pooling=config.pooling,
-        activation=config.router_activation,
+        activations=(config.router_activation,),
     )
 
 
-def embeddings_of(model: MoEEModel, capture: Capture, mix: Mix) -> torch.Tensor:
-    """Return the embeddings of a batch, of shape `(batch_size, embedding_size)`, from what a forward pass gave."""
-    hidden, routing = capture.hidden, capture.routing_weights()  # [B, D], [B, L, E]
+def embeddings_of(model: MoEEModel, hidden: Any, routing: Any, mix: Mix, prompt: Any = 0) -> torch.Tensor:
+    """Return what texts give in one prompt: HS and RW, combined. `finish` makes embeddings of it.
+
+    Args:
+        model: The model.
+        hidden: HS, of shape `(batch_size, hidden_size)`. None: the mix does not read it.
+        routing: RW of `config.router_indices`, of shape `(batch_size, num_moe_layers, num_experts)`. None: as above.
+        mix: How they become one vector.
+        prompt: Which of the prompts that the model was calibrated for each text stands in: a number, or a tensor of
+            shape `(batch_size,)`.
+
+    Returns:
+        Tensor of shape `(batch_size, size)`.
+    """
+    config = model.config
     if mix.standardize:
-        hidden, routing = model.statistics(
-            hidden, routing, capture.wanted.routers, model.config.router_standardization
-        )
-    vectors = combine(hidden, routing, mix.combination, mix.alpha)  # [B, N]
+        routers, way = config.router_indices, config.router_standardization
+        hidden, routing = model.statistics(hidden, routing, routers, way, prompt)
+    if routing is not None and (weights := config.router_weights) is not None:
+        routing = weigh_layers(routing, weights)
+    return combine(hidden, routing, mix.combination, mix.alpha)
+
+
+def finish(model: MoEEModel, vectors: Any, mix: Mix) -> torch.Tensor:
+    """Return embeddings from what texts give in each prompt.
+
+    Args:
+        model: The model.
+        vectors: Of shape `(num_prompts, n, size)`; if there are several prompts, the mean of their unit vectors is
+            taken.
+        mix: What is done with it.
+
+    Returns:
+        Tensor of shape `(n, embedding_size)`.
+    """
+    vectors = vectors[0] if len(vectors) == 1 else F.normalize(vectors, dim=-1).mean(dim=0)
+    if mix.dimensions is not None:
+        vectors = project(vectors, model.statistics.components[: mix.dimensions])
     return F.normalize(vectors, dim=-1) if mix.normalize else vectors
+
+
+def raw_of(capture: Capture) -> torch.Tensor:
+    """Return all that a forward pass gave side by side, of shape `(batch_size, size)`; `split_raw` takes it apart."""
+    wanted = capture.wanted
+    parts = [capture.hidden[source] for source in wanted.sources]
+    if wanted.routers:
+        parts += [capture.routing_weights(activation).flatten(1) for activation in wanted.activations]
+    return torch.cat(parts, dim=-1)
+
+
+def split_raw(model: MoEEModel, wanted: Wanted, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what `raw_of` put side by side, by the names of sources and activations.
+
+    HS of a source has the shape `(n, hidden_size)`, RW of an activation `(n, len(routers), num_experts)`.
+    """
+    routing = (len(wanted.routers), model.config.router_shape[1])
+    shapes: dict[str, tuple[int, ...]] = {source: (model.readable.hidden_sizes[source],) for source in wanted.sources}
+    shapes |= {activation: routing for activation in wanted.activations if wanted.routers}
+    parts = torch.split(vectors, [math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: part.reshape(-1, *shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
 
 
 def run_texts(
@@ -115,7 +175,8 @@ def run_prefix(model: MoEEModel, ids: list[int], wanted: Wanted) -> Prefix:
     cache = empty_cache(model.model)
     batch = pad([ids], input_device(model))
     capture = _run(model, batch, wanted, cache, lean=True)
-    weight = token_weights(batch["attention_mask"], wanted.pooling).sum()
+    # of the last token alone there is no mean; of values there is one all the same
+    weight = token_weights(batch["attention_mask"], pooling_of("values", wanted.pooling)).sum()
     return Prefix(len(ids), PrefixCache(cache), capture.hidden, capture.routing, weight)
 
 
@@ -164,7 +225,7 @@ def _run(
         options[cache_argument(text_model)] = cache
     with capture:
         output = text_model(**batch | options)
-        if wanted.hidden and wanted.layer is None:
+        if "state" in wanted.sources and wanted.layer is None:
             capture.set_hidden(output.last_hidden_state)
     return capture
 
@@ -247,6 +308,20 @@ def right_padded(
         )
     values, mask = pad_right(mask, values, mask)
     return {name: values, "attention_mask": mask}
+
+
+def prompts_apart(
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None, int]:
+    """Put texts inside several prompts, `[B, P, T]`, in rows `[P * B, T]`, those of a prompt together.
+
+    Returns:
+        The ids, the mask, and the number of prompts; what has one prompt stays as it is.
+    """
+    if input_ids is None or input_ids.ndim != 3:
+        return input_ids, attention_mask, 1
+    ids, mask = (None if x is None else x.transpose(0, 1).flatten(0, 1) for x in (input_ids, attention_mask))
+    return ids, mask, input_ids.shape[1]
 
 
 def input_device(model: MoEEModel) -> torch.device:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,16 +17,33 @@ from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .backbone_moee import is_causal
-from .capture_moee import install_hooks
-from .configuration_moee import MoEEConfig
-from .functional_moee import Mix, similarity, similarity_pairwise, split_concat
-from .inference_moee import embeddings_of, input_device, pad, right_padded, run_batch, token_ids, wanted_of
+from .calibration_moee import apply_fits, fit_compression, fit_corpus
+from .compression_moee import quantize
+from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
+from .fitted_moee import check_precision
+from .functional_moee import similarity, similarity_pairwise
+from .hooks_moee import install_hooks
+from .inference_moee import (
+    embeddings_of,
+    finish,
+    input_device,
+    pad,
+    prompts_apart,
+    right_padded,
+    run_batch,
+    token_ids,
+    wanted_of,
+)
 from .pretrained_moee import MoEEPreTrainedModel
 from .prompts_moee import check_texts
-from .statistics_moee import Statistics, StatisticsFit
+from .statistics_moee import Statistics
 from .stream_moee import embed_stream
 
 logger = logging.get_logger(__name__)
+
+# what `calibrate` makes of RW before it weighs their layers
+_BETTER_ROUTING = {"router_activation": "clr", "router_layer_weights": None}
+_FITTED_CHOICES = ("router_activation", "router_layer_weights", "alpha", "standardize", "dimensions")
 
 
 @dataclass
@@ -37,6 +54,8 @@ class MoEEModelOutput(ModelOutput):
         embeddings: `torch.Tensor` of shape `(batch_size, embedding_size)`: HS and RW, combined.
         pooled_hidden_state: `torch.Tensor` of shape `(batch_size, hidden_size)`: HS, not standardized.
         router_weights: `torch.Tensor` of shape `(batch_size, num_moe_layers, num_experts)`: RW, not standardized.
+
+    Of texts inside several prompts the last two have the shapes `(batch_size, num_prompts, ...)`.
     """
 
     embeddings: torch.Tensor | None = None
@@ -61,10 +80,11 @@ class MoEEModel(MoEEPreTrainedModel):
 
     def __init__(self, config: MoEEConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config, backbone)
-        config.router_shape, self.num_layers = install_hooks(self.model)
+        self.readable = install_hooks(self.model)
+        config.router_shape, config.hidden_sizes = self.readable.router_shape, self.readable.hidden_sizes
         self.is_causal = is_causal(self.model)
         wanted_of(self)  # layers that the backbone does not have are refused here, not at the first text
-        self.statistics = Statistics(config.hidden_size, config.router_shape)
+        self.statistics = Statistics()
         with no_init_weights():  # the backbone has its weights
             self.post_init()
 
@@ -82,7 +102,8 @@ class MoEEModel(MoEEPreTrainedModel):
         """Embed a batch of tokenised texts (section 3 of the paper).
 
         Args:
-            input_ids: Token ids of shape `(batch_size, sequence_length)`, padded on either side.
+            input_ids: Token ids of shape `(batch_size, sequence_length)`, padded on either side; or of each text in
+                several prompts, whose embeddings are averaged, `(batch_size, num_prompts, sequence_length)`.
             attention_mask: 1 for a token, 0 for padding, of the same shape. None: no padding.
             token_type_ids: Not read; some tokenizers return them, and a language model has no use for them.
             inputs_embeds: Token embeddings of shape `(batch_size, sequence_length, hidden_size)` in place of the ids.
@@ -94,19 +115,32 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If a text has no token, shapes do not fit, or statistics are asked for that are not there.
         """
         mix = self.config.mix(combination, alpha, standardize)
-        batch = right_padded(input_ids, attention_mask, inputs_embeds)
-        capture = run_batch(self, batch, wanted_of(self))
+        input_ids, attention_mask, num_prompts = prompts_apart(input_ids, attention_mask)
+        if mix.standardize and num_prompts > 1 and self.statistics.num_prompts not in (1, num_prompts):
+            raise ValueError(
+                f"input_ids: expected texts in {self.statistics.num_prompts} prompts, as the model is calibrated for; "
+                f"got {num_prompts}."
+            )
+        capture = run_batch(self, right_padded(input_ids, attention_mask, inputs_embeds), wanted_of(self))
+        hidden, routing = capture.hidden_and_routing(self.config.hidden_source, self.config.router_activation)
+        prompt = torch.arange(num_prompts).repeat_interleave(len(hidden) // num_prompts)
+        vectors = embeddings_of(self, hidden, routing, mix, prompt)  # [P * B, N]
+        embeddings = finish(self, torch.unflatten(vectors, 0, (num_prompts, -1)), mix)
+        if num_prompts > 1:
+            hidden, routing = (
+                torch.unflatten(values, 0, (num_prompts, -1)).transpose(0, 1) for values in (hidden, routing)
+            )
         return MoEEModelOutput(
-            embeddings=embeddings_of(self, capture, mix),  # [B, N]
-            pooled_hidden_state=capture.hidden,  # [B, D]
-            router_weights=capture.routing_weights(),  # [B, L, E]
+            embeddings=embeddings,  # [B, N]
+            pooled_hidden_state=hidden,  # [B, D]
+            router_weights=routing,  # [B, L, E]
         )
 
     def encode(
         self,
         texts: str | Iterable[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
+        prompt_name: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         normalize_embeddings: bool = False,
@@ -115,13 +149,15 @@ class MoEEModel(MoEEPreTrainedModel):
         combination: str | None = None,
         alpha: float | None = None,
         standardize: bool | None = None,
+        precision: str = "float32",
     ) -> np.ndarray | torch.Tensor | list[torch.Tensor]:
         """Embed texts; a text's embedding depends on that text alone, not on the others or the batch size.
 
         Args:
             texts: One text, or several.
-            prompt_name: Name of a prompt of the configuration. None: its `default_prompt_name`.
-            prompt: A template with `{text}` once, in place of a prompt by name. For example, with
+            prompt_name: Name of a prompt of the configuration, or several names: the embedding is then the mean of the
+                unit vectors that the text gives in each. None: its `default_prompt_name`.
+            prompt: A template with `{text}` once, or several, in place of prompts by name. For example, with
                 `'The essence of "{text}" is:"'` the text `A man.` is read as `The essence of "A man." is:"`.
             batch_size: The most texts per forward pass. None: as many as the device is fast with.
             show_progress_bar: None: on a terminal, once the work has taken some seconds.
@@ -132,22 +168,27 @@ class MoEEModel(MoEEPreTrainedModel):
             alpha: Weight of RW in `"sum"`. For example, with 0.5 the cosine of two embeddings is that of their HS
                 plus half that of their RW, divided by 1.5.
             standardize: Whether to standardize HS and RW with the model's statistics.
+            precision: `"float32"`; `"int8"` or `"uint8"`, a byte a dimension of the unit vector; `"binary"` or
+                `"ubinary"`, the signs alone, packed eight to a byte. Smaller ones take a calibrated model.
 
         Returns:
-            Float32 of shape `(embedding_size,)` for one text, `(n, embedding_size)` for n in the order given.
+            Of shape `(embedding_size,)` for one text, `(n, embedding_size)` for n in the order given; float32, or as
+            sentence-transformers quantizes to `precision`.
 
         Raises:
             TypeError: If a text is not a string.
-            ValueError: If a text is empty, the prompt is unknown or leaves no room for text, or an embedding is not
-                finite.
+            ValueError: If a text is empty, the prompt is unknown or leaves no room for text, an embedding is not
+                finite, or the model was not fitted to the precision.
         """
         one, texts = isinstance(texts, str), check_texts(texts)
-        template = self.config.resolve_prompt(prompt_name, prompt)
         mix = self.config.mix(combination, alpha, standardize, normalize_embeddings)
-        embeddings, end = np.empty((len(texts), self.config.embedding_size_for(mix.combination)), np.float32), 0
-        for part in embed_stream(self, texts, template, mix, batch_size, show_progress_bar):
-            embeddings[end : (end := end + len(part))] = part
-        result = embeddings[0] if one else embeddings
+        options = (normalize_embeddings, combination, alpha, standardize, precision)
+        size, end = mix.dimensions or self.config.embedding_size_for(mix.combination), 0
+        result = quantize(np.empty((0, size), np.float32), precision)
+        for part in self.encode_stream(texts, prompt_name, prompt, batch_size, show_progress_bar, *options):
+            result = result if end else np.empty((len(texts), part.shape[1]), part.dtype)
+            result[end : (end := end + len(part))] = part
+        result = result[0] if one else result
         if convert_to_tensor:
             return torch.from_numpy(result).to(input_device(self))
         if convert_to_numpy:
@@ -157,33 +198,47 @@ class MoEEModel(MoEEPreTrainedModel):
     def encode_stream(
         self,
         texts: Iterable[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
+        prompt_name: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         normalize_embeddings: bool = False,
         combination: str | None = None,
         alpha: float | None = None,
         standardize: bool | None = None,
+        precision: str = "float32",
     ) -> Iterator[np.ndarray]:
         """Embed any number of texts as they come, in flat memory; arguments and errors are those of `encode`.
 
         Returns:
-            An iterator over float32 arrays of shape `(n, embedding_size)`, each of the next n texts, a thousand or so.
+            An iterator over arrays of shape `(n, embedding_size)`, each of the next n texts, a thousand or so.
         """
-        template = self.config.resolve_prompt(prompt_name, prompt)
+        templates = self.config.resolve_prompts(prompt_name, prompt)
         mix = self.config.mix(combination, alpha, standardize, normalize_embeddings)
-        return embed_stream(self, texts, template, mix, batch_size, show_progress_bar)
+        if precision != "float32":
+            check_precision(self.config, mix, precision)
+            mix = replace(mix, normalize=True)
+        parts = embed_stream(self, texts, templates, mix, batch_size, show_progress_bar)
+        return (quantize(part, precision, self.statistics.largest) for part in parts)
 
     def tokenize(
-        self, texts: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None
+        self,
+        texts: str | Iterable[str],
+        prompt_name: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Tokenise texts inside a prompt, as one batch for `forward`; arguments and errors are those of `encode`.
 
         Returns:
-            `input_ids` and `attention_mask` of shape `(n, sequence_length)`, on the CPU.
+            `input_ids` and `attention_mask` of shape `(n, sequence_length)`, or `(n, num_prompts, sequence_length)` of
+            several prompts, on the CPU.
         """
-        return pad(token_ids(self, check_texts(texts), self.config.resolve_prompt(prompt_name, prompt)))
+        texts, templates = check_texts(texts), self.config.resolve_prompts(prompt_name, prompt)
+        ids = [token_ids(self, texts, template) for template in templates]
+        batch = pad([row for rows in zip(*ids, strict=True) for row in rows])
+        if len(templates) == 1:
+            return batch
+        return {name: torch.unflatten(values, 0, (-1, len(templates))) for name, values in batch.items()}
 
     @property
     def max_length(self) -> int:
@@ -199,58 +254,77 @@ class MoEEModel(MoEEPreTrainedModel):
     def calibrate(
         self,
         texts: Iterable[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
+        prompt_name: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
+        keep_routing: bool = False,
+        dimensions: int | None = None,
     ) -> None:
-        """Fit mean and standard deviation of HS and RW on a corpus, store them, and standardize with them from now on.
+        """Fit the statistics of a corpus, store them, and make better embeddings with them from now on.
 
-        HS is standardized, and RW as `config.router_standardization` says. The texts are read once, as they come, and
-        not kept. The statistics hold for embeddings of the same prompt, `pooling`, `hidden_layer` and
-        `router_activation`, and for any choice of `router_layers`, `combination` and `alpha`.
+        HS is standardized, and RW as `config.router_standardization` says. Unless `keep_routing`, RW become centred
+        log-ratios (`router_activation` is `"clr"`), MoE layers count as far as their routing agrees with HS on which
+        texts are similar (`router_layer_weights`), and `alpha` as far as the sum keeps the order of HS. The texts are
+        read once, as they come; HS and RW of a random sample of 4,096 are kept meanwhile. The statistics hold for
+        embeddings of the same prompt, source of HS, `pooling` and `router_activation`, and for any choice of
+        `router_layers`, `combination` and `alpha`; `dimensions` for the present one of these.
 
         Args:
             texts: General text of the kind to be embedded, some thousands; never the texts of a test.
             prompt_name: As in `encode`, here and below.
-            prompt: A template with `{text}` once.
+            prompt: A template with `{text}` once, or several.
             batch_size: As in `encode`; the statistics do not depend on it beyond the rounding of float32.
             show_progress_bar: None: on a terminal, once the work has taken some seconds.
+            keep_routing: Whether RW and `alpha` stay what the configuration says.
+            dimensions: Project embeddings on this many principal components of the corpus. None: leave them whole.
 
         Raises:
             TypeError: If a text is not a string.
-            ValueError: If there are fewer than two texts, or one cannot be embedded; the model stays as it was then.
+            ValueError: If there are fewer than two texts, or fewer than `dimensions`, or one cannot be embedded; the
+                model stays as it was then.
         """
-        template = self.config.resolve_prompt(prompt_name, prompt)
-        fit, shape = StatisticsFit(), self.config.router_shape
-        everything = replace(wanted_of(self), routers=tuple(range(shape[0])))
-        for part in embed_stream(self, texts, template, Mix("concat"), batch_size, show_progress_bar, everything):
-            fit.update(*split_concat(torch.from_numpy(part), self.config.hidden_size, shape))
-        self.set_statistics(**fit.result())
-        self.config.standardize = True
-        self.config.calibration = self.config.calibration_key(template)
+        templates = self.config.resolve_prompts(prompt_name, prompt)
+        model = self.with_config(dimensions=None, **{} if keep_routing else _BETTER_ROUTING)
+        fits = fit_corpus(model, texts, templates, batch_size, show_progress_bar)
+        apply_fits(model, fits, templates, weigh=not keep_routing, dimensions=dimensions)
+        self._take_statistics(model)
+
+    def compress(self, texts: Iterable[str], dimensions: int | None = None) -> None:
+        """Fit principal components, and the range of int8, anew: after `alpha` or another choice was changed.
+
+        Args:
+            texts: Some thousands of those that the model was calibrated on, in memory.
+            dimensions: As in `calibrate`.
+
+        Raises:
+            ValueError: If the model is not calibrated, or there are fewer texts than `dimensions`.
+        """
+        model = self.with_config(dimensions=None)
+        fit_compression(model, torch.as_tensor(model.encode(texts, standardize=True)), dimensions)
+        self._take_statistics(model)
+
+    def _take_statistics(self, model: MoEEModel) -> None:
+        """Take over all that a copy of this model was fitted to."""
+        self.statistics = model.statistics
+        for field in (*_FITTED_CHOICES, *STATISTICS_FIELDS):
+            setattr(self.config, field, getattr(model.config, field))
 
     def set_statistics(self, **statistics: torch.Tensor) -> None:
         """Store the statistics that `config.standardize` uses; they are saved and loaded with the model.
 
         Args:
             statistics: `hidden_mean` and `hidden_std`, of shape `(hidden_size,)`; `routing_mean` and `routing_std`, of
-                shape `config.router_shape`: of all routers, whichever `config.router_layers` reads.
+                shape `config.router_shape`: of all routers, whichever `config.router_layers` reads. For several
+                prompts, each has one more dimension in front.
 
         Raises:
             ValueError: If one is missing, unknown, of another shape or not finite, or a standard deviation is not
                 positive.
         """
-        self.statistics.store(**statistics)
-        self.config.calibrated, self.config.calibration = True, None
-
-    def check_calibration(self, template: str) -> None:
-        """Warn if the model's statistics were not fitted with this prompt and what the configuration is now."""
-        if self.config.calibration not in (None, now := self.config.calibration_key(template)):
-            logger.warning_once(
-                f"The statistics of this model were fitted with {self.config.calibration}; these embeddings are made "
-                f"with {now}. Calibrate anew, or pass standardize=False."
-            )
+        self.statistics.store(self.config.hidden_size, self.config.router_shape, **statistics)
+        self.config.calibrated = True
+        self.config.calibration = self.config.router_agreement = self.config.compression = None
 
     def with_config(self, **fields: Any) -> MoEEModel:
         """Return a model that shares the weights of this one, with a configuration and statistics of its own.

@@ -25,15 +25,15 @@ class Prefix:
     Args:
         num_tokens: How many they are.
         cache: Their keys and values.
-        hidden: Mean of HS over them, of shape `(1, hidden_size)`. None: it was not read.
-        routing: Mean routing weights of each router that was read, of shape `(1, num_experts)`.
+        hidden: Mean of HS over them, of each source that was read, of shape `(1, hidden_size)`.
+        routing: Mean routing weights of each activation and router that was read, of shape `(1, num_experts)`.
         weight: Sum of their `token_weights`, which a mean over a whole text goes on from.
     """
 
     num_tokens: int
     cache: PrefixCache
-    hidden: torch.Tensor | None
-    routing: Mapping[int, torch.Tensor]
+    hidden: Mapping[str, torch.Tensor]
+    routing: Mapping[tuple[str, int], torch.Tensor]
     weight: torch.Tensor
 
 

@@ -117,7 +117,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         config.name_or_path = source
         model = cls(config, loaded.backbone).eval()
         if config.calibrated:
-            model.statistics.store(**read_statistics(source, **hub_kwargs))
+            model.statistics.store(config.hidden_size, config.router_shape, **read_statistics(source, **hub_kwargs))
         hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
         model.origin = Origin(source, hub_kwargs, loaded.base)
         model._loaded_weights = _weight_fingerprint(loaded.backbone)

@@ -14,6 +14,26 @@ PROMPTS = {
     # section 4 of the paper, after Jiang et al. (arXiv 2307.16645)
     "prompteol": 'This sentence : "{text}" means in one word:"',
     "none": "{text}",
+    # Zhang et al. (arXiv 2404.03921)
+    "pretended_cot": 'After thinking step by step , this sentence : "{text}" means in one word:"',
+    "knowledge": "The essence of a sentence is often captured by its main subjects and actions, while descriptive "
+    'terms provide additional but less central details. With this in mind , this sentence : "{text}" means in one '
+    'word:"',
+    # the other eight of table 2 of the paper
+    "style": 'In one word, describe the style of the following sentence - "{text}" :',
+    "sentiment": "In one word, describe the sentiment of the following sentence (positive, neutral, or negative) - "
+    '"{text}" :',
+    "tone": 'In one word, describe the tone of the following sentence - "{text}" (e.g., formal, informal, humorous, '
+    "serious):",
+    "intent": "In one word, describe the intent behind the following sentence (e.g., request, suggestion, command) - "
+    '"{text}" :',
+    "complexity": "In one word, rate the complexity of the following sentence (simple, moderate, complex) - "
+    '"{text}" :',
+    "subjectivity": 'In one word, describe whether the following sentence is subjective or objective - "{text}" :',
+    "language style": "In one word, describe the language style of the following sentence (e.g., academic, "
+    'conversational, literary) - "{text}" :',
+    "grammar structure": "In one word, describe the grammatical structure of the following sentence (simple, "
+    'compound, complex) - "{text}" :',
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .functional_moee import (
     COMBINATIONS,
+    HIDDEN_SOURCES,
     POOLINGS,
     ROUTER_ACTIVATIONS,
     ROUTER_STANDARDIZATIONS,
@@ -22,6 +23,25 @@ def check_field(field: str, value: object) -> None:
         check(f"MoEEConfig.{field}", value)
 
 
+def layer_indices(name: str, chosen: Sequence[int] | None, num_layers: int, kind: str) -> list[int]:
+    """Return the layers that a field chooses, counted from 0, in its order. None: all.
+
+    Raises:
+        ValueError: If there is no such layer, or one is named twice; `name` says in which field.
+    """
+    if chosen is None:
+        return list(range(num_layers))
+    if bad := [layer for layer in chosen if not -num_layers <= layer < num_layers]:
+        raise ValueError(
+            f"{name}: expected numbers from {-num_layers} to {num_layers - 1}, as the backbone has {num_layers} "
+            f"{kind}; got {bad[0]!r}."
+        )
+    indices = [layer % num_layers for layer in chosen]
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"{name}: expected each layer once; got {list(chosen)!r}.")
+    return indices
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -36,9 +56,9 @@ def _check_bool(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected True or False; got {value!r}.")
 
 
-def _check_max_length(name: str, value: object) -> None:
+def _check_count(name: str, value: object, unit: str) -> None:
     if value is not None and not (_is_int(value) and value >= 1):  # type: ignore[operator]
-        raise ValueError(f"{name}: expected a number of tokens >= 1, or None; got {value!r}.")
+        raise ValueError(f"{name}: expected a number of {unit} >= 1, or None; got {value!r}.")
 
 
 def _check_repo_id(name: str, value: object) -> None:
@@ -54,14 +74,35 @@ def _check_revision(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a commit of the backbone's repository; got {value!r}.")
 
 
-def _check_router_layers(name: str, value: object) -> None:
+def _check_layers(name: str, value: object) -> None:
     if value is not None and not (isinstance(value, list | tuple) and value and all(map(_is_int, value))):
-        raise ValueError(f"{name}: expected a list of MoE layers, such as [0, -1], or None for all; got {value!r}.")
+        raise ValueError(f"{name}: expected a list of layers, such as [0, -1], or None for all; got {value!r}.")
+
+
+def _check_layer_weights(name: str, value: object) -> None:
+    if value is None:
+        return
+    weights = value if isinstance(value, list | tuple) else []
+    if not all(isinstance(weight, int | float) and 0 <= weight < float("inf") for weight in weights) or not any(
+        weights
+    ):
+        raise ValueError(
+            f"{name}: expected a list with a finite number >= 0 for each layer, not all of them 0, or None for layers "
+            f"that all count alike; got {value!r}."
+        )
+
+
+def _check_name(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: expected a string; got {value!r}.")
 
 
 def _check_prompt_name(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{name}: expected a string; got {value!r}.")
+    if value is None:
+        return
+    names = value if isinstance(value, list | tuple) else [value]
+    if not names or not all(isinstance(part, str) for part in names):
+        raise ValueError(f"{name}: expected the name of a prompt, a list of names, or None; got {value!r}.")
 
 
 def _check_prompts(name: str, value: object) -> None:
@@ -70,7 +111,7 @@ def _check_prompts(name: str, value: object) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{name}: expected a dictionary of templates by name; got {value!r}.")
     for prompt_name, template in value.items():
-        _check_prompt_name(f"{name}: a name", prompt_name)
+        _check_name(f"{name}: a name", prompt_name)
         check_template(f"{name}[{prompt_name!r}]", template)
 
 
@@ -78,15 +119,19 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "combination": lambda name, value: check_choice(name, value, COMBINATIONS),
     "alpha": check_alpha,
     "pooling": lambda name, value: check_choice(name, value, POOLINGS),
+    "hidden_source": lambda name, value: check_choice(name, value, HIDDEN_SOURCES),
     "hidden_layer": _check_int,
-    "router_layers": _check_router_layers,
+    "attention_layers": _check_layers,
+    "router_layers": _check_layers,
+    "router_layer_weights": _check_layer_weights,
     "router_activation": lambda name, value: check_choice(name, value, ROUTER_ACTIVATIONS),
     "router_standardization": lambda name, value: check_choice(name, value, ROUTER_STANDARDIZATIONS),
     "standardize": _check_bool,
     "calibrated": _check_bool,
     "prompts": _check_prompts,
     "default_prompt_name": _check_prompt_name,
-    "max_length": _check_max_length,
+    "max_length": lambda name, value: _check_count(name, value, "tokens"),
+    "dimensions": lambda name, value: _check_count(name, value, "dimensions"),
     "base_model_name_or_path": _check_repo_id,
     "base_model_revision": _check_revision,
 }

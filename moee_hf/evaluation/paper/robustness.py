@@ -21,25 +21,18 @@ from ..scores import evaluate
 from ..tables import Cell, Table
 
 # table 2 of the paper
-NINE_PROMPTS = {
-    "prompteol": PROMPTS["prompteol"],
-    "style": 'In one word, describe the style of the following sentence - "{text}" :',
-    "sentiment": "In one word, describe the sentiment of the following sentence (positive, neutral, or negative) - "
-    '"{text}" :',
-    "tone": 'In one word, describe the tone of the following sentence - "{text}" (e.g., formal, informal, humorous, '
-    "serious):",
-    "intent": "In one word, describe the intent behind the following sentence (e.g., request, suggestion, command) - "
-    '"{text}" :',
-    "complexity": "In one word, rate the complexity of the following sentence (simple, moderate, complex) - "
-    '"{text}" :',
-    "subjectivity": 'In one word, describe whether the following sentence is subjective or objective - "{text}" :',
-    "language style": "In one word, describe the language style of the following sentence (e.g., academic, "
-    'conversational, literary) - "{text}" :',
-    "grammar structure": "In one word, describe the grammatical structure of the following sentence (simple, "
-    'compound, complex) - "{text}" :',
-}
-
-
+_NAMES = (
+    "prompteol",
+    "style",
+    "sentiment",
+    "tone",
+    "intent",
+    "complexity",
+    "subjectivity",
+    "language style",
+    "grammar structure",
+)
+NINE_PROMPTS = {name: PROMPTS[name] for name in _NAMES}
 # HS with each prompt, then RW with each
 LABELS = [(combination, prompt) for combination in ("hs", "rw") for prompt in NINE_PROMPTS]
 
