@@ -81,7 +81,7 @@ def cautious_alpha(hidden: torch.Tensor, routing: torch.Tensor) -> float:
     """Return the largest weight of RW in a sum that leaves the order of pairs of texts nearly as HS has it.
 
     Without labels nothing says which of two similarities is the better one. Standardized HS is seldom the worse, so
-    the sum stays close to it: their rank correlation is at least 0.99.
+    the sum stays close to it: their rank correlation is at least 0.995.
 
     Args:
         hidden: Cosines of the HS of pairs, of shape `(num_pairs,)`.
@@ -91,5 +91,5 @@ def cautious_alpha(hidden: torch.Tensor, routing: torch.Tensor) -> float:
         One of `ALPHAS`.
     """
     ranks = average_ranks(hidden)
-    faithful = [alpha for alpha in ALPHAS if correlation(average_ranks(hidden + alpha * routing), ranks) >= 0.99]
+    faithful = [alpha for alpha in ALPHAS if correlation(average_ranks(hidden + alpha * routing), ranks) >= 0.995]
     return max(faithful, default=min(ALPHAS))

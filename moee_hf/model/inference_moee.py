@@ -233,7 +233,7 @@ def _run(
 def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
     """Return how large the batches of a model may be now, with no more texts than this."""
     # a MoE layer holds some tens of vectors of a token at a time
-    size = 64 * model.config.hidden_size * model.dtype.itemsize
+    size = 64 * model.readable.hidden_sizes["state"] * model.dtype.itemsize
     return Batches(token_budget(input_device(model), size), num_texts, longrope_length(model.model))
 
 
