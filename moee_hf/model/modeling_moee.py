@@ -42,8 +42,8 @@ from .stream_moee import embed_stream
 logger = logging.get_logger(__name__)
 
 # what `calibrate` makes of RW before it weighs their layers
-_BETTER_ROUTING = {"router_activation": "clr", "router_layer_weights": None}
-_FITTED_CHOICES = ("router_activation", "router_layer_weights", "alpha", "standardize", "dimensions")
+_BETTER_ROUTING = {"router_activation": "clr", "router_standardization": "center", "router_layer_weights": None}
+_FITTED_CHOICES = (*_BETTER_ROUTING, "alpha", "standardize", "dimensions")
 
 
 @dataclass
