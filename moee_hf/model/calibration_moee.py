@@ -67,7 +67,7 @@ def apply_fits(
     model.set_statistics(**{name: values[0] if len(fits) == 1 else values for name, values in statistics.items()})
     agreement = torch.stack([fit.agreement() for fit in fits]).mean(dim=0)
     config.standardize, config.calibration = True, calibration_key(config, templates)
-    config.router_agreement = agreement.tolist()
+    config.router_agreement = [round(value, 4) for value in agreement.tolist()]
     if weigh:
         config.router_layer_weights = None
         config.router_layer_weights = weights_by_agreement(agreement[config.router_indices])
