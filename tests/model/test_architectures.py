@@ -83,7 +83,7 @@ def test_hidden_layers(model_type):
     model = tiny_model(model_type)
     with torch.no_grad():
         states = text_model_of(model.model)(input_ids=TEXTS[0][None], output_hidden_states=True).hidden_states
-    assert len(states) == model.num_layers + 1
+    assert len(states) == model.readable.num_layers + 1
     for layer, state in enumerate(states):
         model.config.hidden_layer = layer
         with torch.no_grad():
@@ -135,7 +135,7 @@ def test_quirks_are_real():
 def test_routers_that_hand_out_probabilities_have_no_logits():
     model = MoEEModel(MoEEConfig(backbone_config=tiny_config("gemma4_text"), router_activation="logits"))
     with pytest.raises(
-        ValueError, match=r"router_activation: expected 'softmax', .* probabilities alone; got 'logits'"
+        ValueError, match=r"router_activation: expected 'softmax' or 'clr', .* probabilities alone; got 'logits'"
     ):
         model(input_ids=TEXTS[0][None])
 

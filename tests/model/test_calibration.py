@@ -9,7 +9,7 @@ from support.common import CHECKPOINT, TEXTS, set_random_statistics
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
-from moee_hf.model import inference_moee, modeling_moee
+from moee_hf.model import fitted_moee, inference_moee
 from moee_hf.model.statistics_moee import Moments
 
 CORPUS = [f"{text} {number}" for number, text in itertools.product(range(6), TEXTS)]
@@ -56,11 +56,13 @@ def outputs(model, texts, **prompt):
 
 @pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
 @pytest.mark.parametrize("prompt", [{}, {"prompt_name": "none"}, {"prompt": "About {text}:"}], ids=str)
-def test_statistics_are_those_of_the_texts(model, pooling, prompt):
+@pytest.mark.parametrize("keep_routing", [True, False])
+def test_statistics_are_those_of_the_texts(model, pooling, prompt, keep_routing):
     model.config.pooling = pooling
-    hidden, routing = outputs(model, CORPUS, **prompt)
+    read = model.with_config(router_activation="softmax" if keep_routing else "clr")
+    hidden, routing = outputs(read, CORPUS, **prompt)
     model.config.router_layers = [0, -1]  # statistics are of all routers, whichever are chosen
-    model.calibrate(CORPUS, batch_size=5, **prompt)
+    model.calibrate(CORPUS, batch_size=5, keep_routing=keep_routing, **prompt)
     statistics = model.statistics
     assert model.config.calibrated
     assert model.config.standardize
@@ -72,7 +74,7 @@ def test_statistics_are_those_of_the_texts(model, pooling, prompt):
 
 def test_the_corpus_itself_becomes_standard(model):
     _, raw = outputs(model, CORPUS)
-    model.calibrate(CORPUS)
+    model.calibrate(CORPUS, keep_routing=True)
     hidden, routing = (model.encode(CORPUS, combination=combination) for combination in ("hs", "rw"))
     for vectors in (hidden, routing):
         np.testing.assert_allclose(vectors.mean(axis=0), 0, atol=1e-3)
@@ -81,7 +83,7 @@ def test_the_corpus_itself_becomes_standard(model):
 
 
 def test_routing_weights_are_divided_if_the_configuration_says_so(model):
-    model.calibrate(CORPUS)
+    model.calibrate(CORPUS, keep_routing=True)
     model.config.router_standardization = "zscore"
     np.testing.assert_allclose(model.encode(CORPUS, combination="rw").std(axis=0), 1, atol=1e-2)
 
@@ -143,12 +145,12 @@ def test_a_corpus_that_is_none_changes_nothing(model, texts, error, message):
 
 def test_other_choices_than_those_of_the_statistics_warn(model, caplog, monkeypatch):
     """By name of what differs, once; and the record is saved with the model."""
-    model.calibrate(CORPUS, prompt_name="none")
+    model.calibrate(CORPUS, prompt_name="none", keep_routing=True)
     assert model.config.calibration == {
         "prompt": "{text}", "pooling": "lasttoken", "hidden_layer": -1, "router_activation": "softmax"
     }  # fmt: skip
     warnings = []
-    monkeypatch.setattr(modeling_moee.logger, "warning_once", warnings.append)
+    monkeypatch.setattr(fitted_moee.logger, "warning_once", warnings.append)
     model.encode("A text.", prompt_name="none")
     model.encode("A text.", standardize=False)
     assert warnings == []
@@ -169,7 +171,7 @@ def test_standardize_in_place_of_the_configurations(model, standardize):
     raw = model.encode(TEXTS, combination="concat")
     with pytest.raises(ValueError, match="expected a model with statistics of a corpus; this one has none"):
         model.encode(TEXTS, standardize=True)
-    model.calibrate(CORPUS)
+    model.calibrate(CORPUS, keep_routing=True)
     model.config.standardize = not standardize
     vectors = model.encode(TEXTS, combination="concat", standardize=standardize)
     statistics = {name: value.flatten().numpy() for name, value in model.statistics.state_dict().items()}

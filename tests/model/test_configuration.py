@@ -16,10 +16,10 @@ from moee_hf import MoEEConfig, MoEEModel
         ("alpha", -0.5, "alpha: expected a finite number >= 0"),
         ("alpha", "1", "alpha: expected a finite number >= 0"),
         ("pooling", "cls", "pooling: expected one of 'lasttoken', 'mean', 'weightedmean'; got 'cls'"),
-        ("router_activation", "sigmoid", "router_activation: expected one of 'softmax', 'logits'; got 'sigmoid'"),
+        ("router_activation", "sigmoid", "router_activation: expected one of 'softmax', 'logits', 'clr'; got 'sigmoid'"),
         ("hidden_layer", 1.5, "hidden_layer: expected an integer; got 1.5"),
-        ("router_layers", [], r"router_layers: expected a list of MoE layers, .* got \[\]"),
-        ("router_layers", 3, "router_layers: expected a list of MoE layers"),
+        ("router_layers", [], r"router_layers: expected a list of layers, .* got \[\]"),
+        ("router_layers", 3, "router_layers: expected a list of layers"),
         ("standardize", "yes", "standardize: expected True or False; got 'yes'"),
         ("prompts", {"q": "no place"}, r"prompts\['q'\]: expected a template with \{text\} exactly once"),
         ("prompts", ["{text}"], "prompts: expected a dictionary of templates by name"),
@@ -35,7 +35,7 @@ def test_bad_values_are_refused_in_the_constructor_and_later(field, value, messa
 
 
 def test_unknown_default_prompt_is_refused():
-    with pytest.raises(ValueError, match="prompt_name: expected one of 'prompteol', 'none', 'q'; got 'eol'"):
+    with pytest.raises(ValueError, match="prompt_name: expected one of 'prompteol', 'none', .*, 'q'; got 'eol'"):
         MoEEConfig(prompts={"q": "Q: {text}"}, default_prompt_name="eol")
 
 
@@ -48,7 +48,7 @@ def test_unknown_default_prompt_is_refused():
             {"router_layers": [0, 4]},
             "router_layers: expected numbers from -4 to 3, as the backbone has 4 MoE layers; got 4",
         ),
-        ({"router_layers": [3, -1]}, r"router_layers: expected each MoE layer once; got \[3, -1\]"),
+        ({"router_layers": [3, -1]}, r"router_layers: expected each layer once; got \[3, -1\]"),
     ],
 )
 def test_layers_that_the_backbone_does_not_have_fail_at_construction(fields, message):

@@ -66,19 +66,20 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
                         continue
                     raise
                 monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
-                for read, hidden in ((rows, True), (rows[:1], False), ([], True)):
-                    wanted = replace(wanted_of(model), routers=tuple(read), hidden=hidden)
+                for read, sources in ((rows, ("state",)), (rows[:1], ()), ([], ("state",))):
+                    wanted = replace(wanted_of(model), routers=tuple(read), sources=sources)
                     captures = [run_batch(model, pad(IDS), wanted, lean=True)]
                     if can_cache_prefix(model.model):
                         prefix = run_prefix(model, HEAD, wanted)
                         rest = pad([ids[len(HEAD) :] for ids in IDS])
                         captures += [run_batch(model, rest, wanted, lean=True, prefix=prefix) for _ in range(2)]
                     for capture in captures:
-                        if hidden:
-                            torch.testing.assert_close(capture.hidden, plain.pooled_hidden_state, atol=1e-5, rtol=0)
+                        hidden, routing = capture.hidden_and_routing("state", "softmax")
+                        if sources:
+                            torch.testing.assert_close(hidden, plain.pooled_hidden_state, atol=1e-5, rtol=0)
                         if read:
                             expected = plain.router_weights[:, : len(read)]
-                            torch.testing.assert_close(capture.routing_weights(), expected, atol=1e-5, rtol=0)
+                            torch.testing.assert_close(routing, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,15 @@ def test_choices(earlier):
     assert config.calibrated
 
 
+# another processor adds in another order, and small deviations divide what comes of it
+ATOL = 1e-5
+
+
 @pytest.mark.parametrize("name", EXPECTED["vectors"])
 def test_vectors(earlier, name):
     vectors = earlier.encode(EXPECTED["texts"], **ARGUMENTS[name])
-    np.testing.assert_allclose(vectors, EXPECTED["vectors"][name], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(vectors, EXPECTED["vectors"][name], rtol=0, atol=ATOL)
 
 
 def test_vectors_by_default(earlier):
-    np.testing.assert_allclose(earlier.encode(EXPECTED["texts"]), EXPECTED["vectors"]["sum"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(earlier.encode(EXPECTED["texts"]), EXPECTED["vectors"]["sum"], rtol=0, atol=ATOL)

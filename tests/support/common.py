@@ -35,7 +35,17 @@ def assert_same(got, expected) -> None:
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-4, atol=1e-6)
 
 
-def set_random_statistics(model: MoEEModel) -> None:
+def random_statistics(model: MoEEModel, num_prompts: int | None = None) -> dict[str, torch.Tensor]:
+    """Return statistics of the shapes that a model takes; of several prompts if a number is given."""
     generator = torch.Generator().manual_seed(0)
-    shapes = model.statistics.shapes
-    model.set_statistics(**{name: torch.rand(shape, generator=generator) + 0.1 for name, shape in shapes.items()})
+    prompts = () if num_prompts is None else (num_prompts,)
+    shapes = {"hidden": (model.config.hidden_size,), "routing": tuple(model.config.router_shape)}
+    return {
+        f"{part}_{moment}": torch.rand(prompts + shape, generator=generator) + 0.1
+        for part, shape in shapes.items()
+        for moment in ("mean", "std")
+    }
+
+
+def set_random_statistics(model: MoEEModel) -> None:
+    model.set_statistics(**random_statistics(model))
