@@ -54,7 +54,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
                 sample.append(text)
             yield text
 
-    prompt = model.config.find_prompt(arguments.prompt)
+    prompt = model.config.find_prompts(arguments.prompt)
     model.calibrate(stream(), prompt=prompt, batch_size=arguments.batch_size)
     if choose is not None:
         model.config.alpha = choose(model, sample)

@@ -114,7 +114,7 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
 
 def embedding_options(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, Any]:
     """Return prompt and make-up of embeddings, as arguments of `encode`."""
-    prompt = config.find_prompt(arguments.prompt)
+    prompt = config.find_prompts(arguments.prompt)
     return {"prompt": prompt, "combination": arguments.combination, "alpha": arguments.alpha}
 
 

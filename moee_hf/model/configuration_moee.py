@@ -311,7 +311,7 @@ class MoEEConfig(PreTrainedConfig):
 
 
 def _listed(value: str | Sequence[str] | None) -> list[Any]:
-    return [value] if value is None or isinstance(value, str) else list(value)
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 # found in the backbone; set with the statistics; where the weights are, of a reference repository

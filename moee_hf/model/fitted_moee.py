@@ -31,6 +31,12 @@ def calibrated_prompts(config: MoEEConfig) -> list[str]:
     return [prompt] if isinstance(prompt, str) else prompt
 
 
+def find_prompt_indices(config: MoEEConfig, templates: Sequence[str]) -> list[int]:
+    """Return which of the prompts that a model was calibrated in each template is; 0 for others."""
+    fitted = calibrated_prompts(config)
+    return [fitted.index(template) if template in fitted else 0 for template in templates]
+
+
 def check_calibration(config: MoEEConfig, templates: Sequence[str]) -> None:
     """Warn if a model was not calibrated in these prompts, and with its choices as they are now."""
     fitted, now = config.calibration, calibration_key(config, templates)

@@ -24,7 +24,8 @@ class EndpointHandler:
 
         Args:
             data: `inputs`, and beside it or under `parameters` any of `normalize`, `prompt_name`, `prompt`,
-                `combination` and `alpha`; `truncate` and `truncation_direction` may only be true and `"right"`.
+                `combination` and `alpha`, as `MoEEModel.encode` takes them; `truncate` and `truncation_direction` may
+                only be true and `"right"`.
 
         Returns:
             For `inputs` that are a text or several, one embedding each. For a `source_sentence` and `sentences`, the

@@ -311,17 +311,22 @@ def right_padded(
 
 
 def prompts_apart(
-    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None, int]:
+    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, prompt_indices: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None, int, Any]:
     """Put texts inside several prompts, `[B, P, T]`, in rows `[P * B, T]`, those of a prompt together.
 
     Returns:
-        The ids, the mask, and the number of prompts; what has one prompt stays as it is.
+        The ids, the mask, and the number of prompts; what has one prompt stays as it is. Last, the prompt of each row
+        as `embeddings_of` takes it: that of `prompt_indices`, `[B, P]`, or the first ones that there are.
     """
+    prompt: Any = 0 if prompt_indices is None else prompt_indices.cpu().T.flatten()
     if input_ids is None or input_ids.ndim != 3:
-        return input_ids, attention_mask, 1
+        return input_ids, attention_mask, 1, prompt
+    batch_size, num_prompts = input_ids.shape[:2]
     ids, mask = (None if x is None else x.transpose(0, 1).flatten(0, 1) for x in (input_ids, attention_mask))
-    return ids, mask, input_ids.shape[1]
+    if prompt_indices is None:
+        prompt = torch.arange(num_prompts).repeat_interleave(batch_size)
+    return ids, mask, num_prompts, prompt
 
 
 def input_device(model: MoEEModel) -> torch.device:

@@ -20,7 +20,7 @@ from .backbone_moee import is_causal
 from .calibration_moee import apply_fits, fit_compression, fit_corpus
 from .compression_moee import quantize
 from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
-from .fitted_moee import check_precision
+from .fitted_moee import check_precision, find_prompt_indices
 from .functional_moee import similarity, similarity_pairwise
 from .hooks_moee import install_hooks
 from .inference_moee import (
@@ -95,6 +95,7 @@ class MoEEModel(MoEEPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        prompt_indices: torch.Tensor | None = None,
         combination: str | None = None,
         alpha: float | None = None,
         standardize: bool | None = None,
@@ -107,6 +108,8 @@ class MoEEModel(MoEEPreTrainedModel):
             attention_mask: 1 for a token, 0 for padding, of the same shape. None: no padding.
             token_type_ids: Not read; some tokenizers return them, and a language model has no use for them.
             inputs_embeds: Token embeddings of shape `(batch_size, sequence_length, hidden_size)` in place of the ids.
+            prompt_indices: Which of several prompts that the model is calibrated for the texts stand in, of shape
+                `(batch_size, num_prompts)`; `tokenize` gives them. None: the first ones.
             combination: In place of the configuration's, here and below.
             alpha: Weight of RW in `"sum"`.
             standardize: Whether to standardize HS and RW with the model's statistics.
@@ -115,15 +118,15 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If a text has no token, shapes do not fit, or statistics are asked for that are not there.
         """
         mix = self.config.mix(combination, alpha, standardize)
-        input_ids, attention_mask, num_prompts = prompts_apart(input_ids, attention_mask)
-        if mix.standardize and num_prompts > 1 and self.statistics.num_prompts not in (1, num_prompts):
+        input_ids, attention_mask, num_prompts, prompt = prompts_apart(input_ids, attention_mask, prompt_indices)
+        fitted = prompt_indices is not None or self.statistics.num_prompts in (1, num_prompts)
+        if mix.standardize and num_prompts > 1 and not fitted:
             raise ValueError(
                 f"input_ids: expected texts in {self.statistics.num_prompts} prompts, as the model is calibrated for; "
                 f"got {num_prompts}."
             )
         capture = run_batch(self, right_padded(input_ids, attention_mask, inputs_embeds), wanted_of(self))
         hidden, routing = capture.hidden_and_routing(self.config.hidden_source, self.config.router_activation)
-        prompt = torch.arange(num_prompts).repeat_interleave(len(hidden) // num_prompts)
         vectors = embeddings_of(self, hidden, routing, mix, prompt)  # [P * B, N]
         embeddings = finish(self, torch.unflatten(vectors, 0, (num_prompts, -1)), mix)
         if num_prompts > 1:
@@ -231,14 +234,16 @@ class MoEEModel(MoEEPreTrainedModel):
 
         Returns:
             `input_ids` and `attention_mask` of shape `(n, sequence_length)`, or `(n, num_prompts, sequence_length)` of
-            several prompts, on the CPU.
+            several prompts, on the CPU; `prompt_indices` where the model is calibrated for several.
         """
         texts, templates = check_texts(texts), self.config.resolve_prompts(prompt_name, prompt)
         ids = [token_ids(self, texts, template) for template in templates]
         batch = pad([row for rows in zip(*ids, strict=True) for row in rows])
-        if len(templates) == 1:
-            return batch
-        return {name: torch.unflatten(values, 0, (-1, len(templates))) for name, values in batch.items()}
+        if len(templates) > 1:
+            batch = {name: torch.unflatten(values, 0, (-1, len(templates))) for name, values in batch.items()}
+        if self.statistics.num_prompts > 1:
+            batch["prompt_indices"] = torch.tensor([find_prompt_indices(self.config, templates)] * len(texts))
+        return batch
 
     @property
     def max_length(self) -> int:

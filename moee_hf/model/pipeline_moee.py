@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import Pipeline
 
 
@@ -14,7 +13,8 @@ class MoEEPipeline(Pipeline):
 
     `pipe(text)` gives a list of `embedding_size` numbers, `pipe(texts)` one list per text. The call, or before it
     `pipeline(...)`, takes `prompt_name`, `prompt`, `combination`, `alpha` and `normalize_embeddings` as
-    `MoEEModel.encode` does, and `return_tensors` for tensors of shape `(embedding_size,)` in place of lists.
+    `MoEEModel.encode` does, which embeds each batch, and `return_tensors` for tensors of shape `(embedding_size,)` in
+    place of lists.
     """
 
     tokenizer: Any
@@ -33,38 +33,38 @@ class MoEEPipeline(Pipeline):
             )
         if self.tokenizer is None:
             self.tokenizer = self.model.tokenizer
-        if self.tokenizer.pad_token_id is None:  # batches are padded with any token, as it is masked
+        if self.tokenizer.pad_token_id is None:  # transformers makes no batches without it
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.tokenizer = self.tokenizer
 
     def _sanitize_parameters(
         self,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
+        prompt_name: str | list[str] | None = None,
+        prompt: str | list[str] | None = None,
         combination: str | None = None,
         alpha: float | None = None,
         normalize_embeddings: bool | None = None,
         return_tensors: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        steps = (
-            {"prompt_name": prompt_name, "prompt": prompt},
-            {"combination": combination, "alpha": alpha},
-            {"normalize_embeddings": normalize_embeddings, "return_tensors": return_tensors},
-        )
-        preprocess, forward, postprocess = (
-            {name: value for name, value in step.items() if value is not None} for step in steps
-        )
-        return preprocess, forward, postprocess
+        forward = {
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "combination": combination,
+            "alpha": alpha,
+            "normalize_embeddings": normalize_embeddings,
+        }
+        forward = {name: value for name, value in forward.items() if value is not None}
+        return {}, forward, {} if return_tensors is None else {"return_tensors": return_tensors}
 
-    def preprocess(self, text: str, **prompt: Any) -> dict[str, torch.Tensor]:
-        return self.model.tokenize([text], **prompt)
+    def preprocess(self, text: str) -> dict[str, tuple[str]]:
+        return {"text": (text,)}
 
-    def _forward(self, batch: dict[str, torch.Tensor], **combination: Any) -> Any:
-        return self.model(**batch, **combination)
+    def _forward(self, batch: dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
+        """Embed one text, `(text,)`, or the list of them that a batch is."""
+        rows = batch["text"] if isinstance(batch["text"], list) else [batch["text"]]
+        embeddings = self.model.encode([text for (text,) in rows], show_progress_bar=False, **options)
+        return {"embeddings": torch.from_numpy(embeddings)}  # [B, N]
 
-    def postprocess(
-        self, output: Any, normalize_embeddings: bool = False, return_tensors: bool = False
-    ) -> torch.Tensor | list[float]:
-        embedding = output.embeddings[0]
-        embedding = F.normalize(embedding, dim=-1) if normalize_embeddings else embedding
+    def postprocess(self, output: dict[str, torch.Tensor], return_tensors: bool = False) -> torch.Tensor | list[float]:
+        embedding = output["embeddings"][0]
         return embedding if return_tensors else embedding.tolist()

@@ -106,9 +106,13 @@ def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
 
 
 def _sentence_transformers_files(config: MoEEConfig) -> dict[str, Any]:
-    default = config.prompt_template(config.default_prompt_name)
+    name, templates = config.default_prompt_name, config.resolve_prompts()
+    # its prompts are strings: several are one of JSON
+    default = templates[0] if len(templates) == 1 else json.dumps(templates, ensure_ascii=False)
     # encode_query and encode_document ask for prompts of these names
     prompts = {"query": default, "document": default} | config.known_prompts
+    if isinstance(name, list):
+        prompts[name := "+".join(name)] = default
     return {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_moee.MoEETransformer"}],
         "sentence_bert_config.json": {
@@ -120,7 +124,7 @@ def _sentence_transformers_files(config: MoEEConfig) -> dict[str, Any]:
         },
         "config_sentence_transformers.json": {
             "prompts": prompts,
-            "default_prompt_name": config.default_prompt_name,
+            "default_prompt_name": name,
             "similarity_fn_name": "cosine",
         },
     }

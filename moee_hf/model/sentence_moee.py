@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +29,10 @@ class MoEETransformer(Transformer):
 
         Args:
             inputs: The texts.
-            prompt: A template with `{text}`, or words to put before the text.
+            prompt: A template with `{text}`, a JSON list of several, or words to put before the text.
             kwargs: What sentence-transformers passes for other kinds of model; not read.
         """
-        prompt = prompt or ""
-        return self.model.tokenize(inputs, prompt=prompt if TEXT in prompt else prompt + TEXT)
+        return self.model.tokenize(inputs, prompt=_templates(prompt or ""))
 
     @property
     def max_seq_length(self) -> int:
@@ -41,3 +42,13 @@ class MoEETransformer(Transformer):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         self.model.config.max_length = value
+
+
+def _templates(prompt: str) -> str | list[str]:
+    """What a prompt of sentence-transformers stands for."""
+    if TEXT not in prompt:
+        return prompt + TEXT
+    if prompt.count(TEXT) > 1:  # no template has that
+        with contextlib.suppress(ValueError):
+            return json.loads(prompt)
+    return prompt

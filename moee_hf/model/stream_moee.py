@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from .batching_moee import Batches, distinct, windows
 from .capture_moee import Capture, Wanted
-from .fitted_moee import calibrated_prompts, check_calibration
+from .fitted_moee import check_calibration, find_prompt_indices
 from .functional_moee import Mix
 from .inference_moee import batches_for, embeddings_of, finish, raw_of, run_texts, wanted_of
 from .prompts_moee import TextError, stream_texts
@@ -49,9 +49,7 @@ def embed_stream(
     """
     if mix.standardize:
         check_calibration(model.config, templates)
-    fitted = calibrated_prompts(model.config)
-    # statistics of one prompt serve for any
-    numbers = [fitted.index(template) if template in fitted else 0 for template in templates]
+    numbers = find_prompt_indices(model.config, templates)
     source, activation = model.config.hidden_source, model.config.router_activation
 
     def vectors_of(capture: Capture, prompt: int) -> torch.Tensor:

@@ -17,10 +17,9 @@ from safetensors.numpy import save_file
 
 from .. import __version__
 from ..files.folders import check_new_folder
-from ..model.functional_moee import COMBINATIONS
 from ..model.hub_moee import hub_errors
 from ..model.modeling_moee import MoEEModel
-from .card import EXAMPLES, model_card
+from .card import EXAMPLES, combinations_of, model_card
 from .recipes import Recipe, check_repo_id
 from .record import CARD_NAME, BuildRecord, digests
 
@@ -83,7 +82,8 @@ def _fill(folder: Path, model: MoEEModel, recipe: Recipe, repo_id: str, referenc
     (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
     texts = [text for source, sentences in EXAMPLES.items() for text in (source, *sentences)]
     vectors: dict[str, Any] = {
-        name: model.encode(texts, combination=name, normalize_embeddings=True) for name in COMBINATIONS
+        name: model.encode(texts, combination=name, normalize_embeddings=True)
+        for name in combinations_of(model.config)
     }
     save_file(vectors, folder / VERIFICATION_NAME, metadata={"texts": json.dumps(texts)})
     (folder / CARD_NAME).write_text(model_card(model, recipe, repo_id, reference), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData
 from .. import __version__
 from ..info import ModelInfo, dtype_name, format_count, model_info
 from ..model.configuration_moee import MoEEConfig
+from ..model.functional_moee import COMBINATIONS
 from ..model.modeling_moee import MoEEModel
 from .recipes import Recipe
 
@@ -28,6 +29,8 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "The recipe needs two cups of flour.",
     ),
 }
+_HIDDEN = {"attention": "what attention adds to it, summed over blocks", "values": "the values of attention, averaged"}
+_ROUTING = {"clr": "the centred log-ratios of the routing weights", "logits": "the raw logits of the routers"}
 _MADE_OF = {
     "hs": "hidden state of the text (HS)",
     "rw": "routing weights (RW)",
@@ -95,16 +98,44 @@ def _weights(model: MoEEModel, reference: bool) -> dict[str, str]:
     }
 
 
+def combinations_of(config: MoEEConfig) -> list[str]:
+    """Return the combinations that a model embeds in: only its own, if its embeddings are projected."""
+    return list(COMBINATIONS) if config.dimensions is None else [config.combination]
+
+
 def _choices(config: MoEEConfig) -> dict[str, str]:
     """What embeddings are made of, and which of them the repository makes if nothing is said."""
-    widths = [f'| `"{name}"` | {what} | {config.embedding_size_for(name)} |' for name, what in _MADE_OF.items()]
+    names = combinations_of(config)
+    widths = [f'| `"{name}"` | {_MADE_OF[name]} | {config.embedding_size_for(name)} |' for name in names]
+    prompts = ["`" + prompt.replace("`", "'") + "`" for prompt in config.resolve_prompts()]
     return {
+        "others": ", and any of the combinations below" if len(names) > 1 else "",
+        "option": ', combination="rw"' if len(names) > 1 else "",
         "widths": "\n".join(widths),
         "combination": config.combination,
         "alpha": f" with alpha {config.alpha:g}" if config.combination == "sum" else "",
         "pooling": config.pooling,
-        "prompt": config.prompt_template(config.default_prompt_name).replace("`", "'"),
+        "details": "".join(f" {detail}" for detail in _details(config)),
+        "prompts": (
+            f"the prompt {prompts[0]}"
+            if len(prompts) == 1
+            else f"each of the prompts {', '.join(prompts)}, and their embeddings are averaged,"
+        ),
     }
+
+
+def _details(config: MoEEConfig) -> Iterator[str]:
+    """A sentence on every choice that is not the paper's."""
+    if config.hidden_source in _HIDDEN:
+        yield f"In place of a hidden state, HS is {_HIDDEN[config.hidden_source]}."
+    if config.router_activation in _ROUTING:
+        yield f"RW are {_ROUTING[config.router_activation]}."
+    if len(config.router_indices) < config.router_shape[0]:
+        yield f"RW come from {len(config.router_indices)} of {config.router_shape[0]} MoE layers."
+    if config.standardize:
+        yield "HS and RW are standardized with the statistics of a corpus, which the repository holds."
+    if config.dimensions is not None:
+        yield f"Embeddings are projected on {config.dimensions} principal components of that corpus."
 
 
 def _sizes(info: ModelInfo) -> dict[str, str]:

@@ -51,6 +51,8 @@ def test_feature_extraction(client, endpoint, model):
     got = client.feature_extraction(TEXTS, normalize=True, prompt_name="none", truncate=True)
     expected = model.encode(TEXTS, normalize_embeddings=True, prompt_name="none")
     np.testing.assert_allclose(got, expected, atol=1e-6)
+    got = client.feature_extraction(TEXTS, prompt_name=["prompteol", "none"])
+    np.testing.assert_allclose(got, model.encode(TEXTS, prompt_name=["prompteol", "none"]), atol=1e-6)
     inputs, _ = normalize_payload(endpoint[1][-1], "feature-extraction", sampling_rate=None)
     assert check_inputs(inputs, "feature-extraction")
 
@@ -95,6 +97,9 @@ def test_the_formats_of_the_widgets(handler, model):
         ({"inputs": "a", "truncation_direction": "left"}, "long texts lose their end"),
         ({"inputs": ""}, "got an empty string"),
         ({"inputs": "a", "prompt_name": "nope"}, "prompt_name: expected one of"),
+        ({"inputs": "a", "prompt_name": ["prompteol", 7]}, "prompt_name: expected one of .*; got 7"),
+        ({"inputs": "a", "prompt": 7}, "prompt: expected a template with {text} exactly once.*; got 7"),
+        ({"inputs": "a", "precision": "int8"}, r"got \['precision'\]"),
     ],
 )
 def test_other_requests(handler, request_, message):

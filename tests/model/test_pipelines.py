@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.common import CHECKPOINT, TEXTS
+from support.common import CHECKPOINT, TEXTS, set_random_statistics
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from moee_hf.model.pipeline_moee import MoEEPipeline
@@ -38,6 +38,8 @@ def test_batches_and_streams(pipe, model, batch_size):
     [
         {"prompt_name": "none"},
         {"prompt": "About {text}:"},
+        {"prompt_name": ["prompteol", "none"]},
+        {"prompt": ["About {text}:", "{text}!"]},
         {"combination": "rw"},
         {"combination": "sum", "alpha": 0.0},
         {"normalize_embeddings": True},
@@ -104,6 +106,30 @@ def test_a_model_that_is_not_ours(saved):
         pipeline("moee-embedding", model=backbone, tokenizer=AutoTokenizer.from_pretrained(saved))
 
 
-def test_no_text(pipe):
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("text", [7, ["A text.", "Another."]], ids=str)
+def test_no_text(pipe, text, batch_size):
+    with pytest.raises(TypeError, match=r"texts\[0\]: expected a string; got "):
+        pipe([text, "A text."], batch_size=batch_size)
     with pytest.raises(TypeError, match=r"texts\[0\]: expected a string; got 7"):
         pipe(7)
+
+
+def test_a_dataset_and_workers(pipe, model):
+    class Texts(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(TEXTS)
+
+        def __getitem__(self, index):
+            return TEXTS[index]
+
+    close(list(pipe(Texts(), batch_size=2, num_workers=1)), model.encode(TEXTS))
+
+
+def test_an_embedding_that_is_not_finite_is_refused(model):
+    pipe = MoEEPipeline(model=model)
+    set_random_statistics(model)
+    model.statistics.hidden_mean[:] = torch.nan
+    model.config.standardize = True
+    with pytest.raises(ValueError, match="expected finite numbers; got nan or infinity"):
+        pipe("A text.")

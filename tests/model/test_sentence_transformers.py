@@ -1,5 +1,6 @@
 """sentence-transformers: its interface on a MoEE repository, with prompts that go on after the text."""
 
+import json
 import subprocess
 import sys
 
@@ -116,6 +117,54 @@ def test_standardized(folder, reference, tmp_path):
     reference.save_pretrained(tmp_path)
     sentences = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
     assert_same(sentences.encode(TEXTS), reference.encode(TEXTS))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A model of several prompts, calibrated in each of them, and the same of sentence-transformers."""
+    folder, names = tmp_path_factory.mktemp("several"), ["prompteol", "knowledge"]
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, default_prompt_name=names)
+    model.calibrate(TEXTS, prompt_name=names, dimensions=3)
+    model.config.dimensions = None
+    model.save_pretrained(folder)
+    return model, folder, SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+
+
+def test_several_prompts(several):
+    model, _, sentences = several
+    expected = model.encode(TEXTS)
+    for got in (sentences.encode(TEXTS), sentences.encode(TEXTS, prompt_name="prompteol+knowledge")):
+        assert_same(got, expected)
+    assert_same(sentences.encode_query(TEXTS), expected)
+    assert_same(sentences.encode_document(TEXTS), expected)
+    assert_same(sentences.encode(TEXTS, truncate_dim=5), expected[:, :5])
+    assert not np.allclose(expected, model.encode(TEXTS, prompt_name="prompteol"), atol=1e-3)
+
+
+def test_each_of_several_prompts_has_its_own_statistics(several):
+    model, _, sentences = several
+    for name in ("prompteol", "knowledge"):
+        assert_same(sentences.encode(TEXTS, prompt_name=name), model.encode(TEXTS, prompt_name=name))
+    names = ["knowledge", "prompteol"]  # not in the order that the model was calibrated in
+    prompt = json.dumps([model.config.prompt_template(name) for name in names])
+    assert_same(sentences.encode(TEXTS, prompt=prompt), model.encode(TEXTS, prompt_name=names))
+
+
+def test_a_list_of_prompts_is_told_from_a_template_with_brackets(several):
+    model, _, sentences = several
+    template = '["{text}"]'
+    assert_same(sentences.encode(TEXTS, prompt=template), model.encode(TEXTS, prompt=template))
+    with pytest.raises(ValueError, match=r"expected a template with \{text\} exactly once"):
+        sentences.encode(TEXTS, prompt="[{text} {text}]")
+
+
+def test_principal_components(several):
+    model, folder, _ = several
+    choice = {"config_kwargs": {"dimensions": 3}, "trust_remote_code": True, "device": "cpu"}
+    sentences = SentenceTransformer(str(folder), **choice)
+    assert_same(sentences.encode(TEXTS), model.with_config(dimensions=3).encode(TEXTS))
+    assert sentences.get_embedding_dimension() == 3
+    assert sentences.encode(TEXTS, precision="ubinary").dtype == np.uint8
 
 
 def test_an_empty_text(sentences):

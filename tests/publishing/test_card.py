@@ -4,12 +4,13 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
-from support.common import CHECKPOINT
+from support.common import CHECKPOINT, TEXTS
 from support.hub import card_errors
-from support.publishing import run
+from support.publishing import load_script, recipe_file, run
 
 from moee_hf import MoEEModel
-from moee_hf.publishing import push
+from moee_hf.model import hub_moee
+from moee_hf.publishing import build, push, read_recipe
 
 
 def test_card(hub, built):
@@ -46,6 +47,29 @@ def test_usages_of_the_card_run(hub, built, tmp_path):
     done = run(script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(size) == "144"
+
+
+def test_the_card_of_a_calibrated_model(tmp_path, monkeypatch):
+    """It names what is not the paper's, and shows only the combination that principal components were fitted to."""
+    choices = {"hidden_source": "values", "default_prompt_name": ["prompteol", "none"], "combination": "concat"}
+    model = MoEEModel.from_pretrained(CHECKPOINT, **choices)
+    model.calibrate(TEXTS)
+    model.config.router_layer_weights = [0, 2, 1, 0]
+    model.compress(TEXTS, 3)
+    model.save_pretrained(tmp_path / "calibrated")
+    monkeypatch.setitem(hub_moee._ALIASES, "small", str(tmp_path / "calibrated"))
+    recipe = recipe_file(tmp_path, base_model_name_or_path="small", base_model_revision=None, alpha=model.config.alpha)
+    folder = build(read_recipe(recipe), tmp_path / "built", reference=False, repo_id="me/trial")
+    text = " ".join((folder / "README.md").read_text().split())
+    for part in (
+        *("HS is the values of attention", "RW are the centred log-ratios", "2 of 4 MoE layers", "3 principal comp"),
+        """Texts go into each of the prompts `This sentence : "{text}" means in one word:"`, `{text}`, and their""",
+    ):
+        assert part in text
+    assert 'combination="' not in text
+    assert '| `"concat"` |' in text
+    assert '| `"hs"` |' not in text
+    assert load_script("verify").main([str(folder), "--tolerance", "0"]) == 0
 
 
 def test_the_validator_can_refuse():

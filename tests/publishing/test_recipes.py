@@ -30,7 +30,11 @@ def test_recipes(path):
         ({"license": ["mit"]}, "expected a string for license"),
         ({"language": False}, "expected a string for language; got False"),
         ({"prompts": {1: "{text}"}}, "prompts: a name: expected a string; got 1"),
-        ({"default_prompt_name": 1}, "default_prompt_name: expected a string; got 1"),
+        ({"default_prompt_name": ["none", "nope"]}, "default_prompt_name: expected one of .*; got 'nope'"),
+        (
+            {"default_prompt_name": 1},
+            "default_prompt_name: expected the name of a prompt, a list of names, or None; got 1",
+        ),
     ],
 )
 def test_recipes_that_are_wrong(tmp_path, changes, message):
