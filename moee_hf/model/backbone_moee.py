@@ -191,7 +191,7 @@ def find_layers(text_model: PreTrainedModel) -> list[nn.Module]:
 
 
 def find_attention(text_model: PreTrainedModel) -> list[nn.Module]:
-    """Return the attention blocks of a text model, those of the first layer first; some layers may have none."""
+    """Return the attention blocks of a text model, those of the first layer first; a layer may have none or several."""
     return [module for layer in find_layers(text_model) for module in _attention_of(text_model, layer)]
 
 
@@ -218,7 +218,7 @@ def last_token_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     # of an encoder-decoder the other half reads all tokens
     if not blocks or blocks[-1] is router or backbone.config.is_encoder_decoder or not quirk_of(text_model).tokenwise:
         return []
-    projections: list[Any] = [getattr(module, "o_proj", None) for module in _attention_of(text_model, last)]
+    projections: list[Any] = [getattr(module, "o_proj", None) for module in _attention_of(text_model, last)[-1:]]
     return [module for module in projections if isinstance(module, nn.Linear)] + blocks[-1:]
 
 
@@ -243,8 +243,8 @@ def quirk_of(text_model: PreTrainedModel) -> RouterQuirk:
 
 
 def _attention_of(text_model: PreTrainedModel, layer: nn.Module) -> list[nn.Module]:
-    """The attention block of a layer, in a list; the last one, if transformers records several."""
-    return [module for module, _ in _recorded(layer, _recorders(text_model, "attentions"))][-1:]
+    """The attention blocks of a layer, as transformers records them; LongCat has two."""
+    return [module for module, _ in _recorded(layer, _recorders(text_model, "attentions"))]
 
 
 def _recorders(text_model: PreTrainedModel, key: str) -> list[OutputRecorder]:
