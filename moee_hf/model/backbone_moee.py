@@ -191,7 +191,7 @@ def find_layers(text_model: PreTrainedModel) -> list[nn.Module]:
 
 
 def find_attention(text_model: PreTrainedModel) -> list[nn.Module]:
-    """Return the attention blocks of a text model, those of the first layer first; a layer may have none or several."""
+    """Return the attention blocks of a text model, first layer first; a layer may have none, or several."""
     return [module for layer in find_layers(text_model) for module in _attention_of(text_model, layer)]
 
 
