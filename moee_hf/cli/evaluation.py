@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.texts import read_texts
-from ..model.functional_moee import COMBINATIONS, POOLINGS
+from ..model.functional_moee import COMBINATIONS, HIDDEN_SOURCES, POOLINGS, ROUTER_ACTIVATIONS
 from ..model.prompts_moee import TEXT
 from .flags import (
     Commands,
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from ..evaluation.tables import Table
 
 # choices of a score that are the same in every row, or said by the model
-_NOT_PRINTED = ("backbone", "dtype", "max_length", "router_activation", "router_standardization")
+_NOT_PRINTED = ("backbone", "dtype", "max_length", "router_standardization")
+# flags that mean nothing beside --paper
+_NOT_OF_THE_PAPER = (
+    *("prompt", "pooling", "hidden_layer", "hidden_source", "router_activation", "layer_weights"),
+    *("combination", "dimensions", "precision", "calibrate", "control"),
+)
 
 
 def add_evaluate_command(commands: Commands) -> None:
@@ -51,19 +56,9 @@ def add_evaluate_command(commands: Commands) -> None:
         "--prompt",
         nargs="+",
         metavar="PROMPT",
-        help=f"names of prompts, or templates with {TEXT} (default: the model's)",
+        help=f"names of prompts, or templates with {TEXT}; those of A+B are averaged (default: the model's)",
     )
-    parser.add_argument("--pooling", nargs="+", choices=POOLINGS, help="default: the model's, here and below")
-    parser.add_argument("--hidden-layer", nargs="+", type=int, metavar="LAYER", help="where HS is taken from")
-    _add_score_flags(parser)
-    parser.add_argument(
-        "--alpha", nargs="+", type=nonnegative_alpha, metavar="WEIGHT", help="weights of the routing part in 'sum'"
-    )
-    parser.add_argument(
-        "--calibrate",
-        metavar="FILE",
-        help="a text a line to calibrate on: raw and calibrated embeddings are both scored (Python: corpus=)",
-    )
+    _add_choice_flags(parser)
     parser.add_argument(
         "--paper",
         metavar="BACKBONE",
@@ -75,6 +70,55 @@ def add_evaluate_command(commands: Commands) -> None:
     )
     set_run(parser, _evaluate)
     parser.set_defaults(model=None)  # of --paper, the paper's
+
+
+def _add_choice_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the choices that an embedding depends on besides the prompt."""
+    parser.add_argument("--pooling", nargs="+", choices=POOLINGS, help="default: the model's, here and below")
+    parser.add_argument("--hidden-layer", nargs="+", type=int, metavar="LAYER", help="which hidden state is HS")
+    parser.add_argument("--hidden-source", nargs="+", choices=HIDDEN_SOURCES, help="what HS is read from")
+    parser.add_argument(
+        "--router-activation",
+        nargs="+",
+        choices=ROUTER_ACTIVATIONS,
+        help="what RW are (default: the model's; clr where --calibrate is given)",
+    )
+    parser.add_argument(
+        "--layer-weights",
+        nargs="+",
+        choices=("equal", "agreement"),
+        help="how much MoE layers count: all alike, or as their routing agrees with HS on the texts of --calibrate, "
+        "which is the default there",
+    )
+    _add_score_flags(parser)
+    parser.add_argument(
+        "--alpha",
+        nargs="+",
+        type=nonnegative_alpha,
+        metavar="WEIGHT",
+        help="weights of the routing part in 'sum' (default: the model's; a cautious one with --calibrate)",
+    )
+    parser.add_argument(
+        "--dimensions",
+        nargs="+",
+        type=_dimensions,
+        metavar="N",
+        help="principal components that calibrated embeddings are projected on; 0: whole ones",
+    )
+    parser.add_argument(
+        "--precision", nargs="+", choices=("float32", "int8", "binary"), help="of calibrated embeddings in an index"
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="a text a line to calibrate on: raw and calibrated embeddings are both scored (Python: corpus=)",
+    )
+
+
+def _dimensions(value: str) -> int:
+    if (number := int(value)) < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of dimensions, or 0 for whole embeddings; got {value}")
+    return number
 
 
 def add_robustness_command(commands: Commands) -> None:
@@ -147,6 +191,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.hidden_layer or [None],
         arguments.combination or [None],
         arguments.alpha or [None],
+        arguments.hidden_source or [None],
+        arguments.router_activation or [None],
+        arguments.layer_weights or [None],
+        arguments.dimensions or [None],
+        arguments.precision or [None],
         corpus=None if arguments.calibrate is None else Corpus(read_texts(arguments.calibrate)),
         control=arguments.control is not None,
         **_reading_options(arguments),
@@ -159,7 +208,7 @@ def _evaluate_paper(arguments: argparse.Namespace) -> None:
     from ..evaluation.paper.tables import paper_table, read_paper
 
     paper = read_paper(arguments.paper)
-    for flag in ("prompt", "pooling", "hidden_layer", "combination", "calibrate", "control"):
+    for flag in _NOT_OF_THE_PAPER:
         if getattr(arguments, flag) is not None:
             raise ValueError(f"--paper: expected no --{flag.replace('_', '-')} beside it; the paper's are evaluated.")
     _quieten_mteb()

@@ -1,8 +1,10 @@
 """Evaluation with mteb (the extra `evaluation`).
 
-In the order of the data: `tasks` (by name: `mteb_tasks`; of local files: `task_files`, `task_data`), `features` (HS
-and RW, each text read once, kept in a `store` under the `identity` of the model), `encoder` (embeddings, as mteb takes
-them), `scores`, `tables`. `pairs` and `alpha` compare HS and RW on pairs of texts; `paper` does what the paper did.
+In the order of the data: `tasks` (by name: `mteb_tasks`; of local files: `task_files`, `task_data`), `reading`
+(HS and RW of texts in one prompt, each read once, kept in a `store` under the `identity` of the model), `features`
+(in several prompts), `fitting` (what is calibrated on a corpus), `encoder` (embeddings, as mteb takes them), `grid`
+(of all choices), `scores`, `tables`. `pairs` and `alpha` compare HS and RW on pairs of texts; `paper` does what the
+paper did.
 """
 
 from importlib.util import find_spec
@@ -10,8 +12,9 @@ from importlib.util import find_spec
 if find_spec("mteb") is None:
     raise ImportError("Evaluation needs mteb: pip install 'moee_hf[evaluation]'.")
 
-from .encoder import MoEEEncoder, encoders
+from .encoder import MoEEEncoder
 from .features import Corpus, Features
+from .grid import encoders
 from .scores import Score, evaluate, table
 from .task_files import local_tasks
 from .tasks import get_tasks

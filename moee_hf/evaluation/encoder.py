@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-from ..model.functional_moee import combine, similarity, similarity_pairwise
+from ..model.fitted_moee import calibrated_prompts, check_calibration, check_precision
+from ..model.functional_moee import Mix, check_choice, similarity, similarity_pairwise
+from ..model.inference_moee import embeddings_of, finish
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import TEXT
-from .features import Corpus, Features, random_weights
+from ..model.validation_moee import check_field
+from .features import Corpus, Features
+from .fitting import (
+    LAYER_WEIGHTS,
+    PRECISIONS,
+    calibrated,
+    check_own_compression,
+    compress,
+    own_layer_weights,
+    quantized,
+)
+from .identity import digest_of_tensors
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -25,7 +39,8 @@ if TYPE_CHECKING:
 class MoEEEncoder:
     """A MoEE model as an encoder of mteb, for `mteb.evaluate`.
 
-    A prompt is a name or a template, and alpha the weight of RW beside HS in `"sum"`:
+    A prompt is a name, several names with `+` between them, or a template, and alpha the weight of RW beside HS in
+    `"sum"`:
 
         MoEEEncoder(model, prompt="prompteol")
         MoEEEncoder(model, prompt='The topic of "{text}" in one word:"', combination="sum", alpha=0.5)
@@ -36,18 +51,27 @@ class MoEEEncoder:
         for combination in ("hs", "rw", "concat", "sum"):
             mteb.evaluate(encoder.variant(combination=combination), tasks)
 
-    An empty text, which some of mteb's sets hold, is read as a space.
+    What is None is as the model's configuration says; with a corpus, as `MoEEModel.calibrate` on it makes it. An empty
+    text, which some of mteb's sets hold, is read as a space.
 
     Args:
         model: The model, or the features of one.
-        combination: In place of the configuration's, here and below.
-        alpha: Weight of RW in `"sum"`.
-        standardize: Whether to standardize HS and RW; with a corpus, yes.
-        corpus: Texts whose statistics they are standardized with, in place of the model's own.
-        kwargs: Those of `Features`, such as `prompt`; of a model only.
+        combination: What embeddings are made of.
+        alpha: Weight of RW in `"sum"`. None with a corpus: the cautious one.
+        standardize: Whether to standardize HS and RW. None with a corpus: yes.
+        corpus: Texts to calibrate on, in place of the model's own calibration.
+        hidden_source: Where HS is read, as in `MoEEConfig`.
+        router_activation: What RW are, as in `MoEEConfig`. None with a corpus: `"clr"`.
+        layer_weights: How much MoE layers count in RW: `"equal"`, or `"agreement"` with HS on the corpus. None with a
+            corpus: `"agreement"`.
+        dimensions: Principal components of the corpus that embeddings are projected on; 0: they stay whole. None with
+            a corpus: 0.
+        precision: `"float32"`; `"int8"` or `"binary"`: vectors whose cosines put texts in the order in which an index
+            of such embeddings has them.
+        kwargs: Those of `Features`, such as `prompt` and `pooling`; of a model only.
 
     Raises:
-        ValueError: If an option takes no such value.
+        ValueError: If an option takes no such value, or needs a corpus or a calibrated model.
         TypeError: If features are given, and what they are made with.
     """
 
@@ -59,6 +83,11 @@ class MoEEEncoder:
         alpha: float | None = None,
         standardize: bool | None = None,
         corpus: Corpus | None = None,
+        hidden_source: str | None = None,
+        router_activation: str | None = None,
+        layer_weights: str | None = None,
+        dimensions: int | None = None,
+        precision: str | None = None,
         **kwargs: Any,
     ):
         if isinstance(model, Features) and kwargs:
@@ -66,23 +95,95 @@ class MoEEEncoder:
                 f"MoEEEncoder: expected {', '.join(kwargs)} with a model; got features, which have their own."
             )
         self.features = model if isinstance(model, Features) else Features(model, **kwargs)
-        self._options = {"combination": combination, "alpha": alpha, "standardize": standardize, "corpus": corpus}
+        self._options: dict[str, Any] = {
+            "combination": combination,
+            "alpha": alpha,
+            "standardize": standardize,
+            "corpus": corpus,
+            "hidden_source": hidden_source,
+            "router_activation": router_activation,
+            "layer_weights": layer_weights,
+            "dimensions": dimensions,
+            "precision": precision,
+        }
+        self.corpus, self.precision = corpus, precision or "float32"
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("layer_weights", layer_weights or "equal", LAYER_WEIGHTS)
+        self._model = self._with_own_choices() if corpus is None else self._to_calibrate()
+        config = self._model.config
         if corpus is not None and standardize is None:
             standardize = True
-        mix = self.features.model.config.mix(combination, alpha, standardize)
-        self.combination, self.alpha, self.standardize = mix.combination, mix.alpha, mix.standardize
-        self.corpus = corpus
+        mix = config.mix(combination, alpha, standardize)
+        if corpus is None or self.precision == "binary":  # to the others it is fitted
+            check_precision(config, mix, self.precision)
+        self.combination, self.standardize = mix.combination, mix.standardize
+        self.alpha: Any = mix.alpha if corpus is None else alpha  # None: the cautious one
+        self.hidden_source, self.router_activation = config.hidden_source, config.router_activation
+        self.features.want(self.hidden_source, self.router_activation)
+
+    def _with_own_choices(self) -> MoEEModel:
+        """The model with the options of an encoder that has no corpus."""
+        options, config = self._options, self.features.model.config
+        names = ("hidden_source", "router_activation")
+        fields = {name: options[name] for name in names if options[name] is not None}
+        if options["layer_weights"] is not None:
+            fields["router_layer_weights"] = own_layer_weights(config, options["layer_weights"])
+        if options["dimensions"] is not None:
+            fields["dimensions"] = options["dimensions"] or None
+        model = self.features.model.with_config(**fields)
+        self.layer_weights = options["layer_weights"] or ("model" if model.config.router_layer_weights else "equal")
+        self.dimensions: int | None = model.config.dimensions
+        check_own_compression(model, self.dimensions, self.precision)
+        return model
+
+    def _to_calibrate(self) -> MoEEModel:
+        """The model with the choices that an encoder with a corpus is calibrated with."""
+        options = self._options
+        self.layer_weights, self.dimensions = options["layer_weights"] or "agreement", options["dimensions"] or None
+        check_field("dimensions", self.dimensions)
+        return self.features.model.with_config(
+            hidden_source=options["hidden_source"] or self.features.model.config.hidden_source,
+            router_activation=options["router_activation"] or "clr",
+            router_standardization="center",
+            router_layer_weights=None,
+            dimensions=None,
+        )
 
     def variant(self, **options: Any) -> MoEEEncoder:
-        """Return an encoder of the same features with another `combination`, `alpha`, `standardize` or `corpus`."""
+        """Return an encoder of the same features in which these options differ, such as `combination`."""
         return type(self)(self.features, **self._options | options)
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the embeddings of texts, of shape `(n, embedding_size)`."""
-        hidden, routing = self.features([text or " " for text in texts])
-        if self.standardize:
-            hidden, routing = self.features.standardized(hidden, routing, self.corpus)
-        return combine(hidden, routing, self.combination, self.alpha)
+        model, mix = self._fitted
+        config, templates = model.config, self.features.templates
+        if mix.standardize:
+            check_calibration(config, templates)
+        fitted = calibrated_prompts(config)
+        parts = []
+        read = self.features([text or " " for text in texts], self.hidden_source, self.router_activation)
+        for template, (hidden, routing) in zip(templates, read, strict=True):
+            prompt = fitted.index(template) if template in fitted else 0  # statistics of one prompt serve for any
+            used = routing[:, config.router_indices] if mix.reads_routing else None
+            parts.append(embeddings_of(model, hidden if mix.reads_hidden else None, used, mix, prompt))
+        embeddings = finish(model, torch.stack(parts), mix)
+        if self.precision == "float32":
+            return embeddings
+        return quantized(embeddings, self.precision, model.statistics.largest)
+
+    @cached_property
+    def _fitted(self) -> tuple[MoEEModel, Mix]:
+        """The model as it embeds, calibrated on the corpus if there is one, and how it combines HS and RW."""
+        model = self._model
+        if self.corpus is not None:
+            model = calibrated(self.features, self.corpus, model, self.layer_weights).with_config(
+                combination=self.combination, standardize=self.standardize
+            )
+            model.config.alpha = model.config.alpha if self.alpha is None else self.alpha
+            if self.dimensions is not None or self.precision == "int8":
+                compress(self.features, self.corpus, model, self.dimensions)
+        is_smaller = self.precision != "float32"
+        return model, model.config.mix(self.combination, self.alpha, self.standardize, normalize=is_smaller)
 
     def encode(
         self,
@@ -103,13 +204,51 @@ class MoEEEncoder:
     @property
     def experiment(self) -> dict[str, Any]:
         """Every choice that an embedding depends on besides the weights, by which mteb keeps results apart."""
-        choices = {"combination": self.combination} | self.features.choices
+        config, choices = self._model.config, {"combination": self.combination} | self.features.choices
+        reads_hidden, reads_routing = self.combination != "rw", self.combination != "hs"
+        weighs = self.corpus is not None and reads_routing and self.layer_weights == "agreement"
+        is_of_state = self.hidden_source == "state"
+        if is_of_state or not (reads_hidden or weighs):
+            choices.pop("attention_layers", None)
+        if not (is_of_state and (reads_hidden or weighs)):
+            del choices["hidden_layer"]
+        if not is_of_state and (reads_hidden or weighs):
+            choices["hidden_source"] = self.hidden_source
+        if reads_routing:
+            choices["router_activation"] = self.router_activation
+            if config.router_layers is not None:
+                choices["router_layers"] = config.router_layers
+            if weighs:
+                choices["layer_weights"] = self.layer_weights
+            elif (weights := config.router_layer_weights) is not None:
+                choices["layer_weights"] = hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:8]
         if self.combination == "sum":
-            choices["alpha"] = float(self.alpha)
+            choices["alpha"] = "cautious" if self.alpha is None else float(self.alpha)
         if self.standardize:
-            choices["statistics"] = self.features.statistics_digest(self.corpus)
-            choices["router_standardization"] = self.features.model.config.router_standardization
+            own = self.features.model.statistics
+            choices["statistics"] = digest_of_tensors(own)[:8] if self.corpus is None else self.corpus.digest
+            if reads_routing:
+                choices["router_standardization"] = config.router_standardization
+        elif self.corpus is not None:
+            choices["corpus"] = self.corpus.digest
+        if self.dimensions is not None:
+            choices["dimensions"] = self.dimensions
+        if self.precision != "float32":
+            choices["precision"] = self.precision
         return choices
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """All choices that were made, whether or not an embedding depends on them; they are the place of a score."""
+        made = ("hidden_source", "router_activation", "layer_weights")
+        return self.features.choices | self.experiment | {name: getattr(self, name) for name in made}
+
+    @property
+    def embedding_size(self) -> int | None:
+        """Width of an embedding. None: not known, as the layers that count are not found yet."""
+        if self.dimensions is None and self.corpus and self.layer_weights == "agreement" and self.combination != "hs":
+            return None
+        return self.dimensions or self._model.config.embedding_size_for(self.combination)
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -127,67 +266,16 @@ class MoEEEncoder:
             n_embedding_parameters=features.model.get_input_embeddings().weight.numel(),
             memory_usage_mb=round(info.memory(features.model.dtype) / 2**20),
             max_tokens=features.model.max_length,
-            embed_dim=info.embedding_sizes[self.combination],
+            embed_dim=self.embedding_size,
             license=None,
             open_weights=True,
             public_training_code=None,
             public_training_data=None,
             framework=["Transformers", "PyTorch", "safetensors"],
             similarity_fn_name=ScoringFunction.from_str("cosine"),
-            use_instructions=features.template != TEXT,
+            use_instructions=features.templates != [TEXT],
             # none as an embedding model; what the language model has read is another matter
             training_datasets=set(),
             adapted_from=features.model.config.base_model_name_or_path,
             experiment_kwargs=self.experiment,
         )
-
-
-def encoders(
-    model: MoEEModel,
-    prompts: Sequence[str | None] = (None,),
-    poolings: Sequence[str | None] = (None,),
-    hidden_layers: Sequence[int | None] = (None,),
-    combinations: Sequence[str | None] = (None,),
-    alphas: Sequence[float | None] = (None,),
-    corpus: Corpus | None = None,
-    control: bool = False,
-    batch_size: int | None = None,
-    store: Path | None = None,
-) -> Iterator[list[MoEEEncoder]]:
-    """Yield encoders of every combination of these choices, those together that share their features.
-
-    Args:
-        model: The model.
-        prompts: Names or templates. None, here and below: the model's.
-        poolings: Of HS and RW.
-        hidden_layers: Of HS.
-        combinations: What embeddings are made of.
-        alphas: Weights of RW in `"sum"`.
-        corpus: Texts to calibrate on, for each prompt and pooling anew: raw embeddings and calibrated ones are both
-            made. None: embeddings as the model makes them.
-        control: Whether to yield encoders of the same architecture with random weights too.
-        batch_size: The most texts per forward pass. None: as many as the device is fast with.
-        store: A folder to keep HS and RW in, and to take them from in a later run.
-
-    Raises:
-        ValueError: If a choice is none that the model takes, or a control is asked for of the model's own statistics.
-    """
-    if control and corpus is None and model.config.standardize:
-        raise ValueError(
-            "control: expected texts to calibrate on beside it, a corpus; got a model with statistics of its own, "
-            "which are not those of random weights."
-        )
-    standards: list[dict[str, Any]] = [{}] if corpus is None else [{"standardize": False}, {"corpus": corpus}]
-    networks = [model, random_weights(model)] if control else [model]
-    groups: dict[str, list[MoEEEncoder]] = {}  # by what they do, so that what is asked for twice is there once
-    for prompt, pooling, layer in itertools.product(prompts, poolings, hidden_layers):
-        for network in networks:
-            features = Features(
-                network, prompt, batch_size, store, network is not model, pooling=pooling, hidden_layer=layer
-            )
-            variants: dict[str, MoEEEncoder] = {}  # alpha makes variants of "sum" alone
-            for standard, combination, alpha in itertools.product(standards, combinations, alphas):
-                variant = MoEEEncoder(features, combination=combination, alpha=alpha, **standard)
-                variants[str(variant.experiment)] = variant
-            groups[str(features.choices)] = list(variants.values())
-    yield from groups.values()  # a choice that the model does not take is found before the first text is read

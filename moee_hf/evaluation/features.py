@@ -5,25 +5,24 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..info import ModelInfo, dtype_name, model_info
-from ..model.functional_moee import split_concat
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import PROMPTS
-from ..model.statistics_moee import Statistics, StatisticsFit
-from .identity import digest_of_tensors, identity_of
-from .store import folder_in_store, read_vectors, write_vectors
+from ..model.statistics_moee import StatisticsFit
+from .identity import identity_of
+from .reading import Reading
+from .store import folder_in_store
 
 
 class Corpus:
-    """Texts to fit statistics on, known by their digest.
+    """Texts to calibrate on, known by their digest.
 
     Args:
         texts: The texts.
@@ -35,14 +34,17 @@ class Corpus:
 
 
 class Features:
-    """HS and RW of texts in one prompt, not standardized; the model reads each distinct text once, and they are kept.
+    """HS and RW of texts in one prompt or several, not standardized, each distinct text read once a prompt.
 
     Args:
         model: The model; its configuration is copied.
-        prompt: Name of a prompt of the model, or a template with `{text}` once. None: the model's default.
+        prompt: Name of a prompt of the model, several names with `+` between them, or a template with `{text}` once.
+            None: the model's default.
         batch_size: The most texts per forward pass. None: as many as the device is fast with.
         store: A folder to keep HS and RW of what is read in, as safetensors, and to take them from in a later run.
         random: Whether the weights are random, as those of `random_weights`; only for the record.
+        readings: What was read so far, by template: to share with other features of the same model and fields. None:
+            they share nothing.
         fields: Choices of `MoEEConfig`, such as `pooling`. None: the model's.
 
     Raises:
@@ -56,76 +58,65 @@ class Features:
         batch_size: int | None = None,
         store: Path | None = None,
         random: bool = False,
+        readings: dict[str, Reading] | None = None,
         **fields: Any,
     ):
         self.model = model.with_config(**{name: value for name, value in fields.items() if value is not None})
-        self.template = self.model.config.find_prompt(prompt)
-        names = {template: name for name, template in self.model.config.known_prompts.items()}
-        self.prompt = names.get(self.template, self.template)
+        self.templates = self.model.config.find_prompts(prompt)
         self.random = random
-        self._batch_size, self._store = batch_size, store
-        self._vectors: dict[str, np.ndarray] | None = None  # HS and RW by text, as "concat" has them
-        self._statistics: dict[str, Statistics] = {}  # by the digest of a corpus
+        readings = {} if readings is None else readings
+        for template in self.templates:
+            if template not in readings:
+                choices = choices_of(self.model, [template], random)
+                folder = store and folder_in_store(store, self.identity, template, choices, random)
+                readings[template] = Reading(self.model, template, batch_size, folder, choices)
+        self._readings = [readings[template] for template in self.templates]
+        self._fits: dict[tuple[str, ...], list[StatisticsFit]] = {}
+        self.calibrated: dict[Hashable, MoEEModel] = {}  # by what they are calibrated with, see `fitting`
 
-    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return HS of shape `(n, hidden_size)` and RW of shape `(n, num_moe_layers, num_experts)`, on the CPU.
+    def want(self, source: str, activation: str) -> None:
+        """Read HS of this source and RW of this activation from now on, with what is wanted already."""
+        for reading in self._readings:
+            reading.want(source, activation)
+
+    def __call__(self, texts: Sequence[str], source: str, activation: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return HS and RW of texts in each prompt.
+
+        Args:
+            texts: The texts.
+            source: Where HS is read, as in `MoEEConfig.hidden_source`.
+            activation: What RW are, as in `MoEEConfig.router_activation`.
+
+        Returns:
+            For each prompt, HS of shape `(n, hidden_size)` and RW of all routers, of shape `(n, num_routers,
+            num_experts)`, on the CPU.
 
         Raises:
             ValueError: If a text cannot be embedded.
         """
-        if self._vectors is None:
-            self._vectors = {} if self._folder is None else read_vectors(self._folder)
-        if missing := [text for text in dict.fromkeys(texts) if text not in self._vectors]:
-            self._vectors.update(zip(missing, self._read(missing), strict=True))
-        config = self.model.config
-        vectors = torch.from_numpy(np.stack([self._vectors[text] for text in texts]))
-        return split_concat(vectors, config.hidden_size, (len(config.router_indices), config.router_shape[1]))
+        return [reading(texts, source, activation) for reading in self._readings]
 
-    def standardized(
-        self, hidden: torch.Tensor, routing: torch.Tensor, corpus: Corpus | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Standardize HS and RW with the statistics of a corpus, fitted at first use. None: with the model's own."""
-        config = self.model.config
-        if corpus is None:
-            self.model.check_calibration(self.template)
-            return self.model.statistics(hidden, routing, config.router_indices, config.router_standardization)
-        if corpus.digest not in self._statistics:
-            fit = StatisticsFit()
-            fit.update(*self(corpus.texts))
-            statistics = Statistics(hidden.shape[1], routing.shape[1:])
-            statistics.store(**fit.result())
-            self._statistics[corpus.digest] = statistics
-        # these are of the routers that were read, and of no others
-        of_these = range(routing.shape[1])
-        return self._statistics[corpus.digest](hidden, routing, of_these, config.router_standardization)
-
-    def statistics_digest(self, corpus: Corpus | None) -> str:
-        """Return what the statistics are known by: the corpus, or their own numbers."""
-        return digest_of_tensors(self.model.statistics)[:8] if corpus is None else corpus.digest
+    def fits(self, corpus: Corpus, source: str, activation: str) -> list[StatisticsFit]:
+        """Return the statistics of a corpus in each prompt, fitted at first use; arguments are as above."""
+        key = (corpus.digest, source, activation)
+        if key not in self._fits:
+            fits = []
+            for hidden, routing in self(corpus.texts, source, activation):
+                fits.append(StatisticsFit())
+                fits[-1].update(hidden, routing)
+            self._fits[key] = fits
+        return self._fits[key]
 
     def clear(self) -> None:
         """Forget the texts and their features; the memory is free again."""
-        self._vectors = None
+        for reading in self._readings:
+            reading.clear()
+        self._fits.clear()
 
     @cached_property
     def choices(self) -> dict[str, Any]:
         """Every choice that HS and RW depend on besides the model's weights."""
-        model, config = self.model, self.model.config
-        choices: dict[str, Any] = {"prompt": self.prompt, "dtype": dtype_name(model.dtype)}
-        if PROMPTS.get(self.prompt) != self.template:
-            # mteb names a folder after these, without the characters that a path must not have
-            choices["prompt_digest"] = hashlib.sha256(self.template.encode()).hexdigest()[:8]
-        for field in ("pooling", "hidden_layer", "router_layers", "router_activation", "max_length"):
-            if (value := getattr(config, field)) is not None:
-                choices[field] = value
-        backbone = config.backbone_config.to_diff_dict() | {"transformers_version": None}
-        text = json.dumps(backbone, sort_keys=True, default=str)
-        choices["backbone"] = hashlib.sha256(text.encode()).hexdigest()[:8]
-        if (tokenizer := model.tokenizer.name_or_path) != model.name_or_path:
-            choices["tokenizer"] = tokenizer
-        if self.random:
-            choices["weights"] = "random"
-        return choices
+        return choices_of(self.model, self.templates, self.random)
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -137,20 +128,30 @@ class Features:
         """Name and revision of the model, see `identity_of`."""
         return identity_of(self.model, self.random)
 
-    @cached_property
-    def _folder(self) -> Path | None:
-        if self._store is None:
-            return None
-        return folder_in_store(self._store, self.identity, self.template, self.choices, self.random)
 
-    def _read(self, texts: list[str]) -> np.ndarray:
-        """Let the model read texts, and keep what it makes of them in the store."""
-        vectors: Any = self.model.encode(
-            texts, prompt=self.template, batch_size=self._batch_size, combination="concat", standardize=False
-        )
-        if self._folder is not None:
-            write_vectors(self._folder, texts, vectors, self.model.config.hidden_size, self.choices)
-        return vectors
+def choices_of(model: MoEEModel, templates: Sequence[str], random: bool) -> dict[str, Any]:
+    """Return every choice that HS and RW of texts in these prompts depend on besides the model's weights.
+
+    Which source of HS and which activation they are of is not among them: they are read together.
+    """
+    config = model.config
+    names = {template: name for name, template in config.known_prompts.items()}
+    prompts = [names.get(template, template) for template in templates]
+    choices: dict[str, Any] = {"prompt": "+".join(prompts), "dtype": dtype_name(model.dtype)}
+    if [PROMPTS.get(prompt) for prompt in prompts] != list(templates):
+        # mteb names a folder after these, without the characters that a path must not have
+        choices["prompt_digest"] = hashlib.sha256("\0".join(templates).encode()).hexdigest()[:8]
+    for field in ("pooling", "hidden_layer", "attention_layers", "max_length"):
+        if (value := getattr(config, field)) is not None:
+            choices[field] = value
+    backbone = config.backbone_config.to_diff_dict() | {"transformers_version": None}
+    text = json.dumps(backbone, sort_keys=True, default=str)
+    choices["backbone"] = hashlib.sha256(text.encode()).hexdigest()[:8]
+    if (tokenizer := model.tokenizer.name_or_path) != model.name_or_path:
+        choices["tokenizer"] = tokenizer
+    if random:
+        choices["weights"] = "random"
+    return choices
 
 
 def random_weights(model: MoEEModel) -> MoEEModel:

@@ -46,7 +46,14 @@ def _columns(task: Any) -> Any:
     return task.column_names if isinstance(task, AbsTaskSTS) else (task.input1_column_name, task.input2_column_name)
 
 
+def hidden_and_routing(encoder: MoEEEncoder) -> dict[str, MoEEEncoder]:
+    """Return the variants of an encoder that give HS and RW alone, whole."""
+    return {part: encoder.variant(combination=part, dimensions=0, precision=None) for part in ("hs", "rw")}
+
+
 def similarities(encoder: MoEEEncoder, first: Sequence[str], second: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the cosine similarity of each pair of texts, by HS and by RW: `{"hs": [n], "rw": [n]}`."""
-    parts = {combination: encoder.variant(combination=combination) for combination in ("hs", "rw")}
-    return {name: similarity_pairwise(part.embed(first), part.embed(second)).numpy() for name, part in parts.items()}
+    return {
+        name: similarity_pairwise(part.embed(first), part.embed(second)).numpy()
+        for name, part in hidden_and_routing(encoder).items()
+    }

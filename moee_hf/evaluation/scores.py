@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Score:
-    """The main score of a task, times 100, and the choices that it was reached with."""
+    """The main score of a task, times 100, and the choices that it was reached with: `MoEEEncoder.choices`."""
 
     task: str
     value: float
@@ -49,8 +49,9 @@ def evaluate(groups: Iterable[Sequence[MoEEEncoder]], tasks: Sequence[AbsTask], 
     for encoders in groups:
         for task in tasks:
             for encoder in encoders:
-                yield Score(task.metadata.name, score(encoder, task, cache), encoder.experiment)
-        encoders[0].features.clear()
+                yield Score(task.metadata.name, score(encoder, task, cache), encoder.choices)
+        for encoder in encoders:
+            encoder.features.clear()
 
 
 def score(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> float:
@@ -100,7 +101,8 @@ def table(scores: Sequence[Score]) -> Table:
     Raises:
         ValueError: If two scores have the same place.
     """
-    with_alpha = len({score.choices["alpha"] for score in scores if "alpha" in score.choices}) > 1
+    # of several; the cautious one is another in each row
+    with_alpha = len({score.choices.get("alpha") for score in scores} - {None, "cautious"}) > 1
     placed = [(score, _labels(score.choices), _column(score.choices, with_alpha)) for score in scores]
     shown = _labels_to_show([labels for _, labels, _ in placed])
     columns = sorted(dict.fromkeys(column for *_, column in placed), key=lambda name: name.startswith("random "))
@@ -118,14 +120,17 @@ def table(scores: Sequence[Score]) -> Table:
 def _column(choices: dict[str, Any], with_alpha: bool) -> str:
     """The column of a score: what the embedding is made of, of trained or random weights."""
     name = choices["combination"]
-    if with_alpha and name == "sum":
+    if with_alpha and name == "sum" and choices["alpha"] != "cautious":
         name += f" {choices['alpha']:.12g}"
+    for choice in ("dimensions", "precision"):
+        if choice in choices:
+            name += f" {choices[choice]}"
     return f"random {name}" if "weights" in choices else name
 
 
 def _labels(choices: dict[str, Any]) -> dict[str, str]:
     """What says in which row a score stands: the choices that are not said by its column."""
-    in_columns = ("combination", "alpha", "weights", "prompt_digest")
+    in_columns = ("combination", "alpha", "dimensions", "precision", "weights", "prompt_digest")
     labels = {"prompt": "", "statistics": "raw"} | {name: str(value) for name, value in choices.items()}
     if "statistics" in choices:
         labels["statistics"] = "calibrated"  # in place of their digest

@@ -1,4 +1,10 @@
-"""A folder that keeps HS and RW of texts from one run to the next."""
+"""A folder that keeps HS and RW of texts from one run to the next.
+
+A file holds some texts, read in one prompt with the same choices. Its tensors are named after the sources of HS
+(`state`, `attention`, `values`), of shape `(n, hidden_size)`, and the router activations (`softmax`, `clr`,
+`logits`), of shape `(n, num_routers, num_experts)`; those that were read. Its metadata are `texts`, a list, and
+`choices`, a mapping, both as JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +26,49 @@ logger = logging.getLogger(__name__)
 def folder_in_store(
     store: Path, identity: tuple[str, str | None], template: str, choices: dict[str, Any], random: bool
 ) -> Path:
-    """Return the folder that keeps what depends on exactly these choices; the arguments are those of `Features`."""
+    """Return the folder that keeps what depends on exactly these choices, those of `choices_of`."""
     name, revision = identity
     digest = hashlib.sha256(json.dumps([name, revision, template, choices]).encode()).hexdigest()[:8]
     return store / f"{name.replace('/', '--')}-{'random' if random else 'trained'}-{digest}"
 
 
-def read_vectors(folder: Path) -> dict[str, np.ndarray]:
-    """Return what a folder keeps: HS and RW of each text in one vector, as `"concat"` has them.
+def read_vectors(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return what a folder keeps: of each text, HS and RW by the names of the tensors.
 
     A file that cannot be read is reported and left out.
     """
-    vectors: dict[str, np.ndarray] = {}
+    vectors: dict[str, dict[str, np.ndarray]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as file:
-                parts = [file.get_tensor(name) for name in ("hidden_state", "router_weights")]
+                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 texts = json.loads(file.metadata()["texts"])
-                vectors.update(zip(texts, np.concatenate(parts, axis=1), strict=True))
+            if any(len(part) != len(texts) for part in parts.values()):
+                raise ValueError("a tensor has not one row for each text")
+            for number, text in enumerate(texts):
+                vectors.setdefault(text, {}).update({name: part[number] for name, part in parts.items()})
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s: expected kept vectors; it cannot be read as such (%s). Left out.", path, error)
     return vectors
 
 
 def write_vectors(
-    folder: Path, texts: Sequence[str], vectors: np.ndarray, hidden_size: int, choices: dict[str, Any]
+    folder: Path, texts: Sequence[str], parts: Mapping[str, np.ndarray], choices: dict[str, Any]
 ) -> None:
     """Add the vectors of texts to a folder, in a file of their own.
 
     Args:
         folder: The folder; made if it is not there.
         texts: The texts.
-        vectors: HS and RW of each, of shape `(n, hidden_size + routing_size)`.
-        hidden_size: Width of HS.
+        parts: HS and RW of all of them, by the names of the tensors.
         choices: What they depend on besides the weights, for whoever reads the file.
 
     Raises:
         OSError: If the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    hidden, routing = (np.ascontiguousarray(part) for part in np.split(vectors, [hidden_size], axis=1))
     path = folder / f"{uuid.uuid4().hex[:16]}.safetensors"  # never over another
     partial = path.with_suffix(".partial")
     metadata = {"texts": json.dumps(texts), "choices": json.dumps(choices)}
-    save_file({"hidden_state": hidden, "router_weights": routing}, partial, metadata=metadata)
+    save_file({name: np.ascontiguousarray(part) for name, part in parts.items()}, partial, metadata=metadata)
     partial.replace(path)  # complete, or not there

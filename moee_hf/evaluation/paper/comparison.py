@@ -9,7 +9,8 @@ from mteb.abstasks import AbsTask
 
 from ...model.functional_moee import COMBINATIONS
 from ...model.modeling_moee import MoEEModel
-from ..encoder import MoEEEncoder, encoders
+from ..encoder import MoEEEncoder
+from ..grid import encoders
 from ..identity import identity_of
 from ..task_files import available_tasks
 from ..tasks import get_tasks
@@ -60,7 +61,10 @@ def paper_encoders(
     """
     model = model.with_config(
         standardize=False,
+        dimensions=None,
+        hidden_source="state",
         router_layers=None,
+        router_layer_weights=None,
         router_activation="softmax",
         prompts=None,
         default_prompt_name="prompteol",

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 
 from ..encoder import MoEEEncoder
-from ..pairs import has_pairs, pairs_of, similarities, split_of
+from ..pairs import has_pairs, hidden_and_routing, pairs_of, similarities, split_of
 from ..tables import Cell, Table
 
 
@@ -79,8 +79,8 @@ def _row(encoder: MoEEEncoder, task: AbsTask, clusters: int, tolerance: float) -
             f"clusters: expected at most {len(texts)}, the texts of {task.metadata.name}; got {clusters}."
         )
     labels = [
-        KMeans(clusters, n_init=1, random_state=0).fit_predict(encoder.variant(combination=part).embed(texts))
-        for part in ("hs", "rw")
+        KMeans(clusters, n_init=1, random_state=0).fit_predict(part.embed(texts))
+        for part in hidden_and_routing(encoder).values()
     ]
     found = agreement(*labels)
     clustered = [found["ami"], found["nmi"], found["jaccard"], 100 * found["exact"]]

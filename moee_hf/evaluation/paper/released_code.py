@@ -82,15 +82,17 @@ class ReleasedCodeEncoder(MoEEEncoder):
     """
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
-        hidden, routing = self.features([edit(text) or " " for text in texts])
+        edited = [edit(text) or " " for text in texts]
+        ((hidden, routing),) = self.features(edited, self.hidden_source, self.router_activation)
         batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(hidden), BATCH_SIZE)]
         options = (self.combination, self.alpha, self.standardize)
         return torch.cat([embed_batch(hidden[batch], routing[batch], *options) for batch in batches])
 
     @property
     def experiment(self) -> dict[str, Any]:
-        prompt = next(name for name, template in PROMPTS.items() if template == self.features.template)
+        prompt = next(name for name, template in PROMPTS.items() if [template] == self.features.templates)
         choices = {"combination": self.combination, **self.features.choices, "prompt": prompt}
+        choices["router_activation"] = self.router_activation
         if self.combination == "sum":
             choices |= {"alpha": float(self.alpha), "standardize": self.standardize}
         return choices | {"released_code": f"batches of {BATCH_SIZE}"}
@@ -121,9 +123,10 @@ def released_encoders(
             PROMPTS[prompt],
             batch_size,
             store,
-            router_activation=activation,
             pooling="lasttoken",
             hidden_layer=-1,
+            hidden_source="state",
+            router_activation=activation,
             router_layers=list(range(model.config.router_shape[0])),
         )
         yield [

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from ...model.functional_moee import COMBINATIONS
 from ...model.modeling_moee import MoEEModel
 from ...model.prompts_moee import PROMPTS
-from ..encoder import encoders
+from ..grid import encoders
 from ..pairs import has_pairs, pairs_of, similarities
 from ..scores import evaluate
 from ..tables import Cell, Table
@@ -121,10 +121,16 @@ def robustness(
     found: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = {}
     names = {template: name for name, template in NINE_PROMPTS.items()}
     for group in encoders(
-        model, tuple(names), combinations=combinations, control=control, batch_size=batch_size, store=store
+        model,
+        tuple(names),
+        combinations=combinations,
+        dimensions=(0,),
+        control=control,
+        batch_size=batch_size,
+        store=store,
     ):
         features = group[0].features
-        prompt = names[features.template]
+        prompt = names[features.templates[0]]
         for task in filter(has_pairs, tasks):
             key = task.metadata.name, "random" if features.random else "trained"
             for combination, values in similarities(group[0], *pairs_of(task)).items():
