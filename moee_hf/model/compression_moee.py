@@ -69,7 +69,7 @@ def quantize(vectors: np.ndarray, precision: str, largest: float | None = None) 
         from sentence_transformers.util import quantize_embeddings
     except ImportError as error:
         raise ImportError(f"precision={precision!r} needs sentence-transformers; install it.") from error
-    ranges = (
-        None if largest is None else np.array([[-largest], [largest]], np.float32).repeat(vectors.shape[1], axis=1)
-    )
+    # it takes the floor of 255 steps: from half a step below -128, code c stands for c steps, and 127 for the largest
+    step = None if largest is None else float(largest) / 127
+    ranges = None if step is None else np.array([[-128.5 * step], [126.5 * step]]).repeat(vectors.shape[1], axis=1)
     return np.asarray(quantize_embeddings(vectors, precision=precision, ranges=ranges))
