@@ -54,7 +54,7 @@ def test_the_card_of_a_calibrated_model(tmp_path, monkeypatch):
     choices = {"hidden_source": "values", "default_prompt_name": ["prompteol", "none"], "combination": "concat"}
     model = MoEEModel.from_pretrained(CHECKPOINT, **choices)
     model.calibrate(TEXTS)
-    model.config.router_layer_weights = [0, 2, 1, 0]
+    model.config.router_layer_weights = [0, 2, 1, 0, 0]
     model.compress(TEXTS, 3)
     model.save_pretrained(tmp_path / "calibrated")
     monkeypatch.setitem(hub_moee._ALIASES, "small", str(tmp_path / "calibrated"))
@@ -62,7 +62,7 @@ def test_the_card_of_a_calibrated_model(tmp_path, monkeypatch):
     folder = build(read_recipe(recipe), tmp_path / "built", reference=False, repo_id="me/trial")
     text = " ".join((folder / "README.md").read_text().split())
     for part in (
-        *("HS is the values of attention", "RW are the centred log-ratios", "2 of 4 MoE layers", "3 principal comp"),
+        *("HS is the values of attention", "RW are the centred log-ratios", "2 of 5 MoE layers", "3 principal comp"),
         """Texts go into each of the prompts `This sentence : "{text}" means in one word:"`, `{text}`, and their""",
     ):
         assert part in text
