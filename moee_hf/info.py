@@ -10,13 +10,22 @@ import torch
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .model.backbone_moee import REFUSED, find_routers, text_model_of
+from .model.compression_moee import PRECISIONS
 from .model.configuration_deepseek import DeepseekConfig
 from .model.configuration_moee import MoEEConfig
-from .model.functional_moee import COMBINATIONS
+from .model.functional_moee import COMBINATIONS, check_choice
 from .model.modeling_moee import MoEEModel
 
-__all__ = ["ModelInfo", "dtype_name", "format_count", "model_info", "supported_backbones"]
+__all__ = ["INDEX_LIMITS", "ModelInfo", "dtype_name", "format_count", "model_info", "supported_backbones"]
 
+# the widest float vectors that common indexes take
+INDEX_LIMITS = {
+    "Lucene": 1024,  # by default: https://github.com/apache/lucene/pull/12436
+    "pgvector vector": 2000,  # https://supabase.com/docs/guides/ai/vector-indexes
+    "pgvector halfvec": 4000,
+    "Elasticsearch": 4096,  # from 8.11: https://github.com/elastic/elasticsearch/pull/99225
+    "OpenSearch": 16000,  # from 2.12: https://github.com/opensearch-project/documentation-website/pull/5875
+}
 # where architectures keep the number of experts that a token visits
 _TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
@@ -29,11 +38,13 @@ class ModelInfo:
     Args:
         model_type: Architecture of the backbone.
         num_layers: Layers of its text model.
-        num_moe_layers: Routers that RW is read from.
+        num_moe_layers: MoE layers, each with a router.
         num_experts: Experts that each of them distributes a token over.
         top_k: Experts that a token visits in one layer; None if the configuration does not say.
         hidden_size: Width of HS.
-        embedding_sizes: Width of an embedding, by combination.
+        embedding_sizes: Width of an embedding, by combination, before it is projected.
+        embedding_size: Width of an embedding as the configuration has it.
+        router_indices: MoE layers that RW come from, counted from 0.
         parameters: Parameters of the backbone, without a language-model head; all of them are loaded.
         active_parameters: Of these, how many one token of text visits; None if `top_k` is.
         dtype: Type of the weights as the configuration has it; float32 if it does not say.
@@ -46,6 +57,8 @@ class ModelInfo:
     top_k: int | None
     hidden_size: int
     embedding_sizes: dict[str, int]
+    embedding_size: int
+    router_indices: tuple[int, ...]
     parameters: int
     active_parameters: int | None
     dtype: torch.dtype
@@ -53,6 +66,12 @@ class ModelInfo:
     def memory(self, dtype: torch.dtype) -> int:
         """Bytes of the weights in `dtype`."""
         return self.parameters * dtype.itemsize
+
+    def embedding_bytes(self, precision: str) -> int:
+        """Bytes of an embedding in a precision of `MoEEModel.encode`."""
+        check_choice("precision", precision, PRECISIONS)
+        bits = 32 if precision == "float32" else 8 if precision.endswith("int8") else 1
+        return -(-self.embedding_size * bits // 8)
 
 
 def model_info(config: MoEEConfig) -> ModelInfo:
@@ -74,6 +93,8 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         top_k=top_k,
         hidden_size=config.hidden_size,
         embedding_sizes={combination: config.embedding_size_for(combination) for combination in COMBINATIONS},
+        embedding_size=config.embedding_size,
+        router_indices=tuple(config.router_indices),
         parameters=sum(weight.numel() for weight in model.model.parameters()),
         active_parameters=None if top_k is None else _active_parameters(text, num_experts, top_k),
         dtype=config.backbone_config.dtype or torch.float32,

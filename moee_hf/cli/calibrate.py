@@ -4,36 +4,53 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from ..files.folders import check_new_folder
 from ..files.texts import check_input, iter_texts
+from ..model.configuration_moee import MoEEConfig
 from ..model.modeling_moee import MoEEModel
-from .flags import Commands, add_input_flags, add_model_flags, add_prompt_flag, load_model, set_run
-
-# texts of the corpus that alpha is chosen on, where there are no labels
-_SAMPLE_SIZE = 2000
+from ..model.statistics_moee import SAMPLE_SIZE
+from .flags import (
+    Commands,
+    add_input_flags,
+    add_model_flags,
+    add_prompt_flag,
+    load_model,
+    positive_int,
+    set_run,
+)
+from .routing import agreement_chart, layers_of_routing
 
 
 def add_calibrate_command(commands: Commands) -> None:
     """Add `moee calibrate`."""
     parser = commands.add_parser(
         "calibrate",
-        help="fit the statistics that standardize embeddings on the texts of a file, and save the model",
-        description="Fit the statistics that standardize embeddings on the texts of a file, and save the model. In "
-        "Python: MoEEModel.calibrate, then save_pretrained or save_reference.",
+        help="fit a model to the texts of a file, which need no labels, and save it",
+        description="Fit a model to the texts of a file, which need no labels, and save it: statistics that "
+        "standardize HS and centre RW, which MoE layers are in RW, and how much RW weigh. In Python: "
+        "MoEEModel.calibrate, then save_pretrained or save_reference.",
     )
     add_input_flags(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a new folder for the model")
     parser.add_argument("--reference", action="store_true", help="save it without the weights, which the Hub has")
     parser.add_argument(
+        "--dimensions",
+        type=positive_int("dimensions"),
+        metavar="N",
+        help="project embeddings on N principal components of the texts (default: leave them whole)",
+    )
+    parser.add_argument(
+        "--keep-routing",
+        action="store_true",
+        help="fit the statistics alone; RW and alpha stay as they are (Python: keep_routing=True)",
+    )
+    parser.add_argument(
         "--fit-alpha",
-        nargs="?",
-        const="",
         metavar="DEV",
-        help="also choose the weight of the routing part: the best on a development set (.jsonl with sentence1, "
-        "sentence2, score), or without one, the one whose similarities agree best with both parts (Python: "
-        "moee_hf.evaluation.alpha.choose_alpha)",
+        help="choose the weight of RW on a development set: .jsonl with sentence1, sentence2, score; without it, the "
+        "weight is chosen without labels, to stay close to HS (Python: moee_hf.evaluation.alpha.choose_alpha)",
     )
     add_model_flags(parser)
     add_prompt_flag(parser)
@@ -45,38 +62,63 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     choose = None if arguments.fit_alpha is None else _alpha_chooser(arguments)
     check_input(arguments.input, arguments.column)
     model = load_model(arguments)
+    prompt = model.config.find_prompts(arguments.prompt)
     number, sample = 0, []
 
     def stream() -> Iterator[str]:
         nonlocal number
         for number, text in enumerate(iter_texts(arguments.input, arguments.column), 1):
-            if number <= _SAMPLE_SIZE:
+            if choose is not None and number <= SAMPLE_SIZE:
                 sample.append(text)
             yield text
 
-    prompt = model.config.find_prompts(arguments.prompt)
-    model.calibrate(stream(), prompt=prompt, batch_size=arguments.batch_size)
+    model.calibrate(
+        stream(),
+        prompt=prompt,
+        batch_size=arguments.batch_size,
+        keep_routing=arguments.keep_routing,
+        # with another alpha they are others
+        dimensions=arguments.dimensions if choose is None else None,
+    )
     if choose is not None:
-        model.config.alpha = choose(model, sample)
-        print(f"alpha: {model.config.alpha:g}", file=sys.stderr)
+        model.config.alpha = choose(model)
+        model.compress(sample, arguments.dimensions)
     (model.save_reference if arguments.reference else model.save_pretrained)(output)
+    for line in _report(arguments, model.config):
+        print(line, file=sys.stderr)
     print(f"calibrated on {number} texts: {output}", file=sys.stderr)
 
 
-def _alpha_chooser(arguments: argparse.Namespace) -> Callable[[MoEEModel, Sequence[str]], float]:
-    """Return what chooses alpha for a model and texts: on a development set, read now, or on the texts.
+def _report(arguments: argparse.Namespace, config: MoEEConfig) -> Iterator[str]:
+    """What was found out about the routing, line by line."""
+    yield "How far the routing of each MoE layer agrees with HS on which texts are similar (rank correlation):"
+    yield from agreement_chart(config)
+    yield f"{layers_of_routing(config.router_indices, config.router_shape[0])}."
+    if arguments.fit_alpha is not None:
+        yield f"alpha: {config.alpha:g}, the best on {arguments.fit_alpha}."
+    elif arguments.keep_routing:
+        yield f"alpha: {config.alpha:g}, as it was."
+    else:
+        yield (
+            f"alpha: {config.alpha:g}. Without labels nothing says how good RW are; this is the largest weight with "
+            "which pairs of texts stay in the order of HS."
+        )
+
+
+def _alpha_chooser(arguments: argparse.Namespace) -> Callable[[MoEEModel], float]:
+    """Return what chooses alpha for a model on the development set of `--fit-alpha`, which is read now.
 
     Raises:
         ImportError: If mteb is not installed.
         ValueError: If `--fit-alpha` names a file that is no development set.
     """
     from ..evaluation import MoEEEncoder
-    from ..evaluation.alpha import choose_alpha, random_pairs, read_development_set
+    from ..evaluation.alpha import choose_alpha, read_development_set
 
-    pairs = read_development_set(arguments.fit_alpha) if arguments.fit_alpha else None
+    first, second, gold = read_development_set(arguments.fit_alpha)
 
-    def choose(model: MoEEModel, texts: Sequence[str]) -> float:
+    def choose(model: MoEEModel) -> float:
         encoder = MoEEEncoder(model, prompt=arguments.prompt, batch_size=arguments.batch_size)
-        return choose_alpha(encoder, *(random_pairs(texts) if pairs is None else pairs))
+        return choose_alpha(encoder, first, second, gold)
 
     return choose

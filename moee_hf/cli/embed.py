@@ -11,6 +11,7 @@ import numpy as np
 from .. import __version__
 from ..files.embeddings import EmbeddingWriter, check_output
 from ..files.texts import check_input, iter_texts
+from ..model.compression_moee import PRECISIONS
 from ..model.configuration_moee import MoEEConfig
 from .flags import (
     Commands,
@@ -37,6 +38,13 @@ def add_embed_command(commands: Commands) -> None:
     parser.add_argument(
         "--normalize", action="store_true", help="scale embeddings to length 1 (Python: normalize_embeddings=True)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="int8 and uint8 take a byte a dimension, binary and ubinary a bit; of a calibrated model "
+        "(default: float32)",
+    )
     add_model_flags(parser)
     add_prompt_flag(parser)
     add_embedding_flags(parser)
@@ -48,12 +56,13 @@ def _embed(arguments: argparse.Namespace) -> None:
     check_input(arguments.input, arguments.column)
     model = load_model(arguments)
     options = {"batch_size": arguments.batch_size, "normalize_embeddings": arguments.normalize}
-    options |= embedding_options(arguments, model.config)
+    options |= embedding_options(arguments, model.config) | {"precision": arguments.precision}
     texts = iter_texts(arguments.input, arguments.column)
     with EmbeddingWriter(arguments.output, _metadata(arguments, model.config)) as writer:
         for chunk, embeddings in with_texts(lambda texts: model.encode_stream(texts, **options), texts):
             writer.write(chunk, embeddings)
-    print(f"{writer.count} embeddings of width {writer.width}: {arguments.output}", file=sys.stderr)
+    unit = " bytes" if arguments.precision in ("binary", "ubinary") else ""
+    print(f"{writer.count} embeddings of width {writer.width}{unit}: {arguments.output}", file=sys.stderr)
 
 
 def with_texts(
@@ -81,12 +90,16 @@ def with_texts(
 def _metadata(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, str]:
     """How the embeddings are made, to keep beside them."""
     mix = config.mix(arguments.combination, arguments.alpha)
+    default = config.default_prompt_name
+    default = "+".join(default) if isinstance(default, list) else default
     return {
         "model": arguments.model,
         "revision": arguments.revision or "",
-        "prompt": arguments.prompt or config.default_prompt_name or "none",
+        "prompt": arguments.prompt or default or "none",
         "combination": mix.combination,
         "alpha": str(mix.alpha),
-        "normalized": str(arguments.normalize),
+        "normalized": str(arguments.normalize or arguments.precision != "float32"),
+        "dimensions": str(mix.dimensions or ""),
+        "precision": arguments.precision,
         "moee_hf": __version__,
     }

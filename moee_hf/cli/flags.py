@@ -66,7 +66,8 @@ def add_prompt_flag(parser: argparse.ArgumentParser) -> None:
     """Add the prompt."""
     parser.add_argument(
         "--prompt",
-        help=f"name of a prompt, or a template with {TEXT} (default: the model's; Python: prompt_name= or prompt=)",
+        help="name of a prompt, several names with + between them (their embeddings are averaged), or a template with "
+        f"{TEXT} (default: the model's; Python: prompt_name= or prompt=)",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import EMBEDDED
-from ..info import dtype_name, format_count, model_info, supported_backbones
+from ..info import INDEX_LIMITS, dtype_name, format_count, model_info, supported_backbones
 from ..model.configuration_moee import MoEEConfig
 from .flags import (
     Commands,
@@ -21,6 +21,7 @@ from .flags import (
     load_model,
     set_run,
 )
+from .routing import layers_of_routing
 
 _LABEL_WIDTH = 48
 
@@ -86,7 +87,8 @@ def _display_width(text: str) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    info = model_info(MoEEConfig.from_pretrained(arguments.model, revision=arguments.revision))
+    config = MoEEConfig.from_pretrained(arguments.model, revision=arguments.revision)
+    info = model_info(config)
     visits = "" if info.top_k is None else f", {info.top_k} per token"
     active = "unknown" if info.active_parameters is None else format_count(info.active_parameters)
     dtypes = (torch.float32, torch.bfloat16)
@@ -95,9 +97,22 @@ def _info(arguments: argparse.Namespace) -> None:
         "routers": f"{info.num_moe_layers} MoE layers x {info.num_experts} experts{visits}",
         "HS": str(info.hidden_size),
         "RW": str(info.embedding_sizes["rw"]),
-        "embedding": ", ".join(f"{combination} {size}" for combination, size in info.embedding_sizes.items()),
+        "embedding": ", ".join(f"{combination} {size}" for combination, size in info.embedding_sizes.items())
+        + ("" if config.dimensions is None else f"; projected on {config.dimensions}"),
+        "a vector": f"{config.combination} {info.embedding_size}: "
+        + ", ".join(f"{info.embedding_bytes(name):,} bytes in {name}" for name in ("float32", "int8", "binary")),
+        "fits": _indexes(info.embedding_size),
         "parameters": f"{format_count(info.parameters)}, active {active} (without the language-model head)",
         "weights": ", ".join(f"{info.memory(dtype) / 2**30:.2f} GiB in {dtype_name(dtype)}" for dtype in dtypes),
     }
+    if config.router_agreement is not None:
+        rows["calibrated"] = layers_of_routing(info.router_indices, info.num_moe_layers)
     for name, value in rows.items():
         print(f"{name:<11} {value}")
+
+
+def _indexes(width: int) -> str:
+    """Which common indexes take vectors of this width."""
+    fits = [f"{name} ({limit:,})" for name, limit in INDEX_LIMITS.items() if width <= limit]
+    others = [f"{name} ({limit:,})" for name, limit in INDEX_LIMITS.items() if width > limit]
+    return " but not ".join(", ".join(names) for names in (fits or ["none"], others) if names)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class EmbeddingWriter:
         self._path = Path(output)
         self._partial = self._path.with_name(f".{self._path.name}.partial")
         self._format: _Format | None = None
+        self._dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __enter__(self) -> Self:
         return self
@@ -71,11 +72,22 @@ class EmbeddingWriter:
 
         Args:
             texts: n texts, of which `.parquet` keeps a column.
-            embeddings: Float32 of shape `(n, embedding_size)`, of the same texts.
+            embeddings: Float32, int8 or uint8 of shape `(n, embedding_size)`, of the same texts.
+
+        Raises:
+            ValueError: If they are of another type, or not of the type and width of the first chunk.
         """
         if self._format is None:
-            self.width = embeddings.shape[1]
-            self._format = _FORMATS[self._path.suffix.lower()](self._partial, self.width, self._metadata)
+            self.width, self._dtype = embeddings.shape[1], embeddings.dtype
+            if self._dtype not in _SAFETENSORS_TYPES:
+                raise ValueError(f"embeddings: expected float32, int8 or uint8; got {self._dtype}.")
+            options = (self._partial, self.width, self._dtype, self._metadata)
+            self._format = _FORMATS[self._path.suffix.lower()](*options)
+        if (embeddings.dtype, embeddings.shape[1]) != (self._dtype, self.width):
+            raise ValueError(
+                f"embeddings: expected {self._dtype} of width {self.width}, as the first chunk; got "
+                f"{embeddings.dtype} of width {embeddings.shape[1]}."
+            )
         self._format.write(texts, embeddings)
         self.count += len(embeddings)
 
@@ -102,7 +114,7 @@ class _Format(Protocol):
 
 
 class _RawFile:
-    """Float32 numbers behind a header that says how many, and is written again at the end, at the same length."""
+    """Numbers behind a header that says how many, and is written again at the end, at the same length."""
 
     def __init__(self, path: Path, header: Callable[[int], bytes]):
         self.header, self.count = header, 0
@@ -110,7 +122,8 @@ class _RawFile:
         self.file.write(header(0))
 
     def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
-        self.file.write(embeddings.astype("<f4", copy=False).tobytes())
+        little_endian = embeddings.dtype.newbyteorder("<")
+        self.file.write(embeddings.astype(little_endian, copy=False).tobytes())
         self.count += len(embeddings)
 
     def close(self) -> None:
@@ -119,19 +132,23 @@ class _RawFile:
             self.file.write(self.header(self.count))
 
 
-def _npy(path: Path, width: int, metadata: dict[str, str]) -> _RawFile:
+def _npy(path: Path, width: int, dtype: np.dtype[Any], metadata: dict[str, str]) -> _RawFile:
+    description = np.lib.format.dtype_to_descr(dtype.newbyteorder("<"))
+
     def header(count: int) -> bytes:
         file = io.BytesIO()  # numpy leaves room for the number of rows to grow
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (count, width)})
+        content = {"descr": description, "fortran_order": False, "shape": (count, width)}
+        np.lib.format.write_array_header_1_0(file, content)
         return file.getvalue()
 
     return _RawFile(path, header)
 
 
-def _safetensors(path: Path, width: int, metadata: dict[str, str]) -> _RawFile:
+def _safetensors(path: Path, width: int, dtype: np.dtype[Any], metadata: dict[str, str]) -> _RawFile:
     # https://huggingface.co/docs/safetensors: 8 bytes that count those of a JSON object, which spaces may follow
     def header(count: int) -> bytes:
-        tensor = {"dtype": "F32", "shape": [count, width], "data_offsets": [0, 4 * count * width]}
+        end = dtype.itemsize * count * width
+        tensor = {"dtype": _SAFETENSORS_TYPES[dtype], "shape": [count, width], "data_offsets": [0, end]}
         return json.dumps({"__metadata__": metadata, "embeddings": tensor}).encode()
 
     room = -(-len(header(10**15)) // 8) * 8
@@ -139,9 +156,9 @@ def _safetensors(path: Path, width: int, metadata: dict[str, str]) -> _RawFile:
 
 
 class _ParquetFile:
-    def __init__(self, path: Path, width: int, metadata: dict[str, str]):
+    def __init__(self, path: Path, width: int, dtype: np.dtype[Any], metadata: dict[str, str]):
         self.pa = pa = import_pyarrow()
-        embedding = pa.list_(pa.float32(), width)
+        embedding = pa.list_(pa.from_numpy_dtype(dtype), width)
         self.schema = pa.schema([("text", pa.large_string()), ("embedding", embedding)], metadata=metadata)
         self.file = pa.parquet.ParquetWriter(path, self.schema)
 
@@ -153,7 +170,8 @@ class _ParquetFile:
         self.file.close()
 
 
-_FORMATS: dict[str, Callable[[Path, int, dict[str, str]], _Format]] = {
+_SAFETENSORS_TYPES = {np.dtype(np.float32): "F32", np.dtype(np.int8): "I8", np.dtype(np.uint8): "U8"}
+_FORMATS: dict[str, Callable[[Path, int, np.dtype[Any], dict[str, str]], _Format]] = {
     ".npy": _npy,
     ".parquet": _ParquetFile,
     ".safetensors": _safetensors,

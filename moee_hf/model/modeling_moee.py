@@ -20,7 +20,7 @@ from .backbone_moee import is_causal
 from .calibration_moee import apply_fits, fit_compression, fit_corpus
 from .compression_moee import quantize
 from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
-from .fitted_moee import check_precision, find_prompt_indices
+from .fitted_moee import calibrated_prompts, check_precision, find_prompt_indices
 from .functional_moee import similarity, similarity_pairwise
 from .hooks_moee import install_hooks
 from .inference_moee import (
@@ -306,7 +306,8 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If the model is not calibrated, or there are fewer texts than `dimensions`.
         """
         model = self.with_config(dimensions=None)
-        fit_compression(model, torch.as_tensor(model.encode(texts, standardize=True)), dimensions)
+        prompt = calibrated_prompts(self.config) or None
+        fit_compression(model, torch.as_tensor(model.encode(texts, prompt=prompt, standardize=True)), dimensions)
         self._take_statistics(model)
 
     def _take_statistics(self, model: MoEEModel) -> None:

@@ -1,0 +1,35 @@
+"""What a calibrated model says of its routing: a chart for the terminal, and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..model.configuration_moee import MoEEConfig
+
+_BAR_WIDTH = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def agreement_chart(config: MoEEConfig) -> Iterator[str]:
+    """Yield a line for each MoE layer of a calibrated model: its number, how far it agrees with HS, and whether in RW.
+
+    Bars are as long as the agreement, the longest one 40 characters; a layer that does not agree has none.
+    """
+    agreement = config.router_agreement or []
+    longest = max(*agreement, 1e-9)
+    for layer, value in enumerate(agreement):
+        mark = " RW" if layer in config.router_indices else ""
+        yield f"{layer:>4} {_bar(value / longest):<{_BAR_WIDTH}} {value:6.3f}{mark}"
+
+
+def layers_of_routing(router_indices: Sequence[int], num_moe_layers: int) -> str:
+    """Return a sentence on which MoE layers are in RW."""
+    if len(router_indices) == num_moe_layers:
+        return f"RW come from all {num_moe_layers} MoE layers"
+    numbers = ", ".join(map(str, router_indices))
+    return f"RW come from {len(router_indices)} of {num_moe_layers} MoE layers, counted from 0: {numbers}"
+
+
+def _bar(share: float) -> str:
+    eighths = max(0, round(share * _BAR_WIDTH * 8))
+    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
