@@ -16,7 +16,11 @@ from moee_hf import MoEEConfig, MoEEModel
         ("alpha", -0.5, "alpha: expected a finite number >= 0"),
         ("alpha", "1", "alpha: expected a finite number >= 0"),
         ("pooling", "cls", "pooling: expected one of 'lasttoken', 'mean', 'weightedmean'; got 'cls'"),
-        ("router_activation", "sigmoid", "router_activation: expected one of 'softmax', 'logits', 'clr'; got 'sigmoid'"),
+        (
+            "router_activation",
+            "sigmoid",
+            "router_activation: expected one of 'softmax', 'logits', 'clr'; got 'sigmoid'",
+        ),
         ("hidden_layer", 1.5, "hidden_layer: expected an integer; got 1.5"),
         ("router_layers", [], r"router_layers: expected a list of layers, .* got \[\]"),
         ("router_layers", 3, "router_layers: expected a list of layers"),
@@ -35,7 +39,7 @@ def test_bad_values_are_refused_in_the_constructor_and_later(field, value, messa
 
 
 def test_unknown_default_prompt_is_refused():
-    with pytest.raises(ValueError, match="prompt_name: expected one of 'prompteol', 'none', .*, 'q'; got 'eol'"):
+    with pytest.raises(ValueError, match=r"prompt_name: expected one of 'prompteol', 'none', .*, 'q'; got 'eol'"):
         MoEEConfig(prompts={"q": "Q: {text}"}, default_prompt_name="eol")
 
 
