@@ -76,6 +76,26 @@ def test_full_size_models(name, tmp_path, capsys):
         assert f"{info.parameters / 1e9:.2f} B" in printed
 
 
+@pytest.mark.parametrize(
+    ("name", "fits", "not_"),
+    [
+        (
+            "Qwen1.5-MoE-A2.7B",
+            "pgvector halfvec (4,000), Elasticsearch (4,096), OpenSearch (16,000)",
+            "vector (2,000)",
+        ),
+        ("DeepSeek-V3", "none but not Lucene (1,024), pgvector vector (2,000)", "OpenSearch (16,000)"),
+    ],
+)
+def test_indexes_that_a_width_fits(name, fits, not_, tmp_path, capsys):
+    model_type, fields, *_ = FULL_SIZE[name]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, **fields}))
+    assert main(["info", str(tmp_path)]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("fits "))
+    assert row.removeprefix("fits").strip().startswith(fits)
+    assert row.endswith(not_)
+
+
 def test_active_parameters_are_those_that_one_token_visits():
     """Counted by hand on a tiny OLMoE: 4 layers, 2 of 8 experts of 3 x 32 x 48 weights each."""
     config = MoEEConfig(backbone_config=tiny_config("olmoe"))

@@ -75,7 +75,12 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
         (["similarity", "a", "", *SMALL], r"texts\[1\]: expected a text to embed; got an empty string"),
         (
             ["similarity", "a", "--prompt", "eol", *SMALL],
-            "prompt_name: expected one of 'prompteol', 'none'; got 'eol'",
+            "prompt_name: expected one of 'prompteol', 'none', .*; got 'eol'",
+        ),
+        (["similarity", "a", "--prompt", "none+eol", *SMALL], "prompt_name: expected one of .*; got 'eol'"),
+        (
+            ["embed", "-", "--output", "x.npy", "--precision", "binary", *SMALL],
+            "--precision: expected standardized embeddings for 'binary'",
         ),
         (["similarity", "a", "--model", "./nowhere"], "'./nowhere': expected a folder with a config.json, or the id"),
         (["embed", "missing.txt", "--output", "x.npy"], "missing.txt"),
@@ -103,7 +108,8 @@ def test_wrong_usage_exits_2(capsys):
     embed = ["embed", "x.txt", "--output", "x.npy"]
     for arguments in (
         *([], ["embed", "x.txt"], ["similarity", "a", "--combination", "both"]),
-        *([*embed, "--batch-size", "0"], [*embed, "--alpha", "-1"]),
+        *([*embed, "--batch-size", "0"], [*embed, "--alpha", "-1"], [*embed, "--precision", "float16"]),
+        ["calibrate", "x.txt", "--output", "y", "--fit-alpha"],
     ):
         with pytest.raises(SystemExit) as error:
             main(arguments)

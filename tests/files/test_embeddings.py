@@ -12,10 +12,12 @@ from support.common import TEXTS
 from moee_hf.files.embeddings import EmbeddingWriter, check_output
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint8])
 @pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
-def test_embeddings_come_back_as_they_were(tmp_path, suffix):
+def test_embeddings_come_back_as_they_were(tmp_path, suffix, dtype):
     path = tmp_path / f"vectors{suffix}"
-    embeddings = np.random.default_rng(0).normal(size=(len(TEXTS), 5)).astype(np.float32)
+    numbers = np.random.default_rng(0).uniform(-128, 127, size=(len(TEXTS), 5))
+    embeddings = (numbers if dtype == np.float32 else numbers.round() % 256).astype(dtype)
     check_output(str(path))
     with EmbeddingWriter(str(path), {"model": "m"}) as writer:
         writer.write(TEXTS[:3], embeddings[:3])
@@ -31,11 +33,26 @@ def test_embeddings_come_back_as_they_were(tmp_path, suffix):
         case ".parquet":
             table = pq.read_table(path)
             assert table.column("text").to_pylist() == TEXTS
-            assert table.schema.field("embedding").type == pa.list_(pa.float32(), 5)
+            assert table.schema.field("embedding").type == pa.list_(pa.from_numpy_dtype(dtype), 5)
             assert table.schema.metadata == {b"model": b"m"}
             read = np.stack(table.column("embedding").to_numpy())
+    assert read.dtype == dtype
     assert np.array_equal(read, embeddings)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("second", [np.zeros((1, 3), np.float32), np.zeros((1, 2), np.int8)], ids=["width", "type"])
+def test_chunks_that_do_not_fit_together_are_refused(tmp_path, second):
+    with EmbeddingWriter(str(tmp_path / "vectors.npy"), {}) as writer:
+        writer.write(["a"], np.zeros((1, 2), np.float32))
+        with pytest.raises(ValueError, match="expected float32 of width 2, as the first chunk; got"):
+            writer.write(["a"], second)
+
+
+def test_other_types_are_refused(tmp_path):
+    writer = EmbeddingWriter(str(tmp_path / "vectors.npy"), {})
+    with pytest.raises(ValueError, match="expected float32, int8 or uint8; got float64"), writer:
+        writer.write(["a"], np.zeros((1, 2)))
 
 
 @pytest.fixture

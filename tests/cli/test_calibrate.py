@@ -1,0 +1,117 @@
+"""`moee calibrate`, and what `embed` and `info` make of its models."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from scipy.stats import spearmanr
+from support.common import CHECKPOINT, TEXTS
+
+from moee_hf import MoEEConfig, MoEEModel
+from moee_hf.cli import main
+from moee_hf.cli.routing import agreement_chart
+
+SMALL = ["--model", str(CHECKPOINT), "--dtype", "float32"]
+CORPUS = [text for text in TEXTS if "\n" not in text] + [f"The number {number} is a number." for number in range(9)]
+NAMES = ["prompteol", "none"]
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.txt").write_text("\n".join(CORPUS), encoding="utf-8")
+
+
+def calibrate(*flags):
+    assert main(["calibrate", "corpus.txt", "--output", "out", *SMALL, *flags]) == 0
+    return MoEEModel.from_pretrained("out")
+
+
+@pytest.mark.usefixtures("corpus")
+def test_calibrate_is_that_of_the_model(capsys):
+    got = calibrate("--prompt", "+".join(NAMES), "--dimensions", "4")
+    printed = capsys.readouterr()
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype="float32")
+    model.calibrate(CORPUS, prompt_name=NAMES, dimensions=4)
+    expected = model.encode(TEXTS, prompt_name=NAMES)
+    assert got.encode(TEXTS, prompt_name=NAMES) == pytest.approx(expected, abs=1e-5)
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    for layer, value in enumerate(model.config.router_agreement):
+        (line,) = (line for line in lines if re.match(rf" *{layer} .*{value:.3f}", line))
+        assert line.endswith(" RW") == (layer in model.config.router_indices)
+        assert len(line) <= 60
+    assert f"alpha: {model.config.alpha:g}. Without labels nothing says how good RW are" in printed.err
+    assert lines[-1] == f"calibrated on {len(CORPUS)} texts: out"
+
+
+@pytest.mark.usefixtures("corpus")
+def test_keep_routing(capsys):
+    got = calibrate("--keep-routing")
+    assert (got.config.router_activation, got.config.alpha, got.config.calibrated) == ("softmax", 1.0, True)
+    printed = capsys.readouterr().err
+    assert "RW come from all 5 MoE layers." in printed
+    assert "alpha: 1, as it was." in printed
+
+
+@pytest.mark.usefixtures("corpus")
+def test_alpha_of_a_development_set(capsys):
+    """It ranks the pairs as well as the best of a grid of our own; principal components are fitted to it."""
+    pairs = list(itertools.pairwise(CORPUS))
+    scores = np.random.default_rng(0).uniform(size=len(pairs)).tolist()
+    lines = [json.dumps({"sentence1": a, "sentence2": b, "score": s}) for (a, b), s in zip(pairs, scores, strict=True)]
+    with open("dev.jsonl", "w", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+    got = calibrate("--fit-alpha", "dev.jsonl", "--prompt", "none", "--dimensions", "3")
+    assert got.config.compression["alpha"] == got.config.alpha
+    assert got.encode(TEXTS, prompt_name="none").shape == (len(TEXTS), 3)
+    whole = got.with_config(dimensions=None)
+
+    def cosines(combination):
+        vectors = whole.encode(CORPUS, prompt_name="none", combination=combination, normalize_embeddings=True)
+        return (vectors[:-1] * vectors[1:]).sum(axis=1)
+
+    hidden, routing = cosines("hs"), cosines("rw")
+    quality = [spearmanr(hidden + alpha * routing, scores).statistic for alpha in np.geomspace(1 / 64, 16, 11)]
+    assert spearmanr(hidden + got.config.alpha * routing, scores).statistic >= max(quality) - 1e-6
+    assert f"alpha: {got.config.alpha:g}, the best on dev.jsonl." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("corpus")
+def test_smaller_embeddings(capsys):
+    model = calibrate("--dimensions", "9")
+    for precision, width in {"int8": "9", "ubinary": "2 bytes"}.items():
+        flags = ["--precision", precision, "--model", "out"]
+        assert main(["embed", "corpus.txt", "--output", "vectors.safetensors", *flags]) == 0
+        with safe_open("vectors.safetensors", "np") as file:
+            got, metadata = file.get_tensor("embeddings"), file.metadata()
+        expected = model.encode(CORPUS, precision=precision)
+        assert got.dtype == expected.dtype
+        # rounding may fall to the other side
+        apart = np.unpackbits(got) != np.unpackbits(expected) if precision == "ubinary" else got != expected
+        assert np.mean(apart) < 0.01
+        assert (metadata["precision"], metadata["dimensions"], metadata["normalized"]) == (precision, "9", "True")
+        assert f"{len(CORPUS)} embeddings of width {width}: vectors.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("corpus")
+def test_info_of_a_calibrated_model(capsys):
+    model = calibrate("--dimensions", "9")
+    capsys.readouterr()
+    assert main(["info", "out"]) == 0
+    rows = dict(re.split(r"  +| (?=sum)", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["embedding"].endswith("; projected on 9")
+    assert rows["a vector"] == "sum 9: 36 bytes in float32, 9 bytes in int8, 2 bytes in binary"
+    assert ", ".join(map(str, model.config.router_indices)) in rows["calibrated"]
+
+
+def test_bars_are_as_long_as_the_agreement():
+    config = MoEEConfig(router_layers=[0])
+    config.router_shape, config.router_agreement = [4, 8], [0.5, 0.25, 0.0, -0.5]
+    bars = [line[5:45].rstrip() for line in agreement_chart(config)]
+    assert bars == ["█" * 40, "█" * 20, "", ""]
+    config.router_agreement = [-0.1]
+    assert [line.split() for line in agreement_chart(config)] == [["0", "-0.100", "RW"]]
