@@ -57,6 +57,13 @@ def test_hidden_states_and_routing_weights(model_type):
         torch.testing.assert_close(output.router_weights[0], expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(output.pooled_hidden_state[0], backbone[0, -1], atol=1e-5, rtol=0)
         alone.append(output)
+    # of the last text: the mean over tokens of logits less their mean, which for large ones is all but zero in weights
+    model.config.router_activation, model.config.pooling = "clr", "mean"
+    with torch.no_grad():
+        ratios = model(input_ids=TEXTS[-1][None]).router_weights[0]
+    model.config.router_activation, model.config.pooling = "softmax", "lasttoken"
+    expected = torch.stack([(x - x.mean(dim=-1, keepdim=True)).reshape(-1, x.shape[-1]).mean(dim=0) for x in logits])
+    torch.testing.assert_close(ratios, expected, atol=1e-5 * max(1, float(expected.abs().max())), rtol=0)
     for hook in hooks:
         hook.remove()
 

@@ -44,7 +44,7 @@ def judged(traces):
     return features
 
 
-@pytest.mark.parametrize("activation", ["softmax", "logits"])
+@pytest.mark.parametrize("activation", ["softmax", "logits", "clr"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_every_combination_and_pooling(model, judged, combination, pooling, activation):
@@ -70,6 +70,24 @@ def test_every_choice_of_routers(model, traces, layers):
     for embedding, (_, logits) in zip(embeddings, traces, strict=True):
         expected = reference.routing_weights(logits, layers, "softmax", "lasttoken")
         assert embedding == pytest.approx(expected.ravel(), abs=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "clr"])
+@pytest.mark.parametrize(("layers", "weights"), [(None, [0.5, 0, 2, 1, 0]), ([4, 0, -2], [0, 3, 1e-3])], ids=str)
+def test_layers_count_by_their_weights(model, judged, layers, weights, activation):
+    """In the cosine of two RW, and in the sum; what has no weight takes no room."""
+    model.config.router_activation, model.config.router_layers = activation, layers
+    model.config.router_layer_weights = weights
+    rw, both = model.encode(TEXTS, combination="rw"), model.encode(TEXTS, combination="sum", alpha=0.7)
+    kept = [(layer, weight) for layer, weight in zip(layers or range(5), weights, strict=True) if weight]
+    assert rw.shape == (len(TEXTS), model.config.embedding_size_for("rw")) == (len(TEXTS), 16 * len(kept))
+    routing = [r for _, r in judged("lasttoken", activation)]
+    for row, (h, r) in enumerate(judged("lasttoken", activation)):
+        expected = reference.weighted_layers(r[[layer for layer, _ in kept]], [weight for _, weight in kept])
+        assert rw[row] == pytest.approx(expected.ravel(), abs=1e-5)
+        assert both[row] == pytest.approx(reference.embedding(h, expected, "sum", 0.7), abs=1e-6)
+        dots = [weight * (r[layer] @ routing[0][layer]) for layer, weight in kept]
+        assert rw[row].astype(float) @ rw[0] == pytest.approx(sum(dots), rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.3, 1, 4.5])
