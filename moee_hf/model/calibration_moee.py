@@ -102,7 +102,7 @@ def fit_compression(model: MoEEModel, embeddings: torch.Tensor, dimensions: int 
         embeddings = F.normalize(project(embeddings, components), dim=-1)
     model.statistics.components, model.statistics.largest = components, embeddings.abs().max()
     model.config.dimensions = dimensions
-    model.config.compression = compression_key(model.config, _whole(model.config))
+    model.config.compression = compression_key(model.config, _whole(model.config)) | {"dimensions": dimensions}
 
 
 def _whole(config: MoEEConfig) -> Mix:

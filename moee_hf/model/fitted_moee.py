@@ -67,10 +67,16 @@ def check_compression(config: MoEEConfig, mix: Mix, name: str) -> None:
             f"{name}: expected a model that was fitted to a corpus; this one was not. Fit it with "
             "model.calibrate(texts, dimensions=...)."
         )
-    if config.compression != (now := compression_key(config, mix)):
+    fitted = {name: value for name, value in config.compression.items() if name != "dimensions"}
+    if fitted != (now := compression_key(config, mix)):
         raise ValueError(
-            f"{name}: expected embeddings as the model was fitted to, with {config.compression}; got {now}. Ask for "
-            "those, fit anew with model.calibrate or model.compress, or choose dimensions=None and float32."
+            f"{name}: expected embeddings as the model was fitted to, with {fitted}; got {now}. Ask for those, fit "
+            "anew with model.calibrate or model.compress, or choose dimensions=None and float32."
+        )
+    if mix.dimensions is not None and mix.dimensions > (most := config.compression.get("dimensions") or 0):
+        raise ValueError(
+            f"{name}: expected at most {most} dimensions, as the model was fitted to; got {mix.dimensions}. Fit more "
+            "with model.calibrate(texts, dimensions=...) or model.compress."
         )
 
 
@@ -79,6 +85,12 @@ def check_precision(config: MoEEConfig, mix: Mix, precision: str) -> None:
     check_choice("precision", precision, PRECISIONS)
     if precision in ("int8", "uint8"):
         check_compression(config, mix, "precision")
+        fitted = (config.compression or {}).get("dimensions")
+        if mix.dimensions != fitted:  # unit vectors of fewer dimensions have another range
+            raise ValueError(
+                f"precision: expected embeddings of {fitted or 'all'} dimensions for {precision!r}, as the model was "
+                f"fitted to; got {mix.dimensions or 'all'}. Fit anew with model.calibrate or model.compress."
+            )
     elif precision != "float32" and not mix.standardize:
         raise ValueError(
             f"precision: expected standardized embeddings for {precision!r}; raw ones have the same signs for nearly "

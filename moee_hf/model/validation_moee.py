@@ -83,9 +83,9 @@ def _check_layer_weights(name: str, value: object) -> None:
     if value is None:
         return
     weights = value if isinstance(value, list | tuple) else []
-    if not all(isinstance(weight, int | float) and 0 <= weight < float("inf") for weight in weights) or not any(
-        weights
-    ):
+    numbers = [weight for weight in weights if isinstance(weight, int | float) and not isinstance(weight, bool)]
+    are_weights = len(numbers) == len(weights) and all(0 <= weight < float("inf") for weight in numbers)
+    if not are_weights or not any(numbers):
         raise ValueError(
             f"{name}: expected a list with a finite number >= 0 for each layer, not all of them 0, or None for layers "
             f"that all count alike; got {value!r}."
