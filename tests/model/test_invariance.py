@@ -47,6 +47,64 @@ def test_padding_side(model, combination):
         assert np.abs(embeddings.numpy() - alone).max() < 1e-5
 
 
+# choices of a calibrated model, beside the paper's; "dimensions" is an argument of `calibrate`
+CHOICES = {
+    "clr": {},
+    "attention": {"hidden_source": "attention", "attention_layers": [0, 2, -1], "pooling": "weightedmean"},
+    "values": {"hidden_source": "values"},
+    "several prompts": {"default_prompt_name": ["prompteol", "none"], "pooling": "mean"},
+    "dimensions": {"hidden_source": "attention"},
+}
+
+
+@pytest.fixture(scope="module", params=CHOICES)
+def calibrated(request, loaded):
+    model = loaded.with_config(**CHOICES[request.param])
+    model.calibrate(MANY, dimensions=6 if request.param == "dimensions" else None)
+    return model, np.stack([model.encode(text) for text in MANY])
+
+
+def test_batch_size_and_order_of_a_calibrated_model(calibrated):
+    model, alone = calibrated
+    order = random.Random(0).sample(range(len(MANY)), len(MANY))
+    for batch_size in (1, 3, 32):
+        embeddings = model.encode([MANY[i] for i in order], batch_size=batch_size)
+        np.testing.assert_allclose(embeddings, alone[order], rtol=0, atol=3e-5)  # small deviations divide rounding
+
+
+def test_padding_side_of_a_calibrated_model(calibrated):
+    model, alone = calibrated
+    batch = model.tokenize(MANY)
+    if batch["input_ids"].ndim == 2:
+        length = batch["input_ids"].shape[1]
+        shift = length - batch["attention_mask"].sum(dim=1, keepdim=True)
+        left = (torch.arange(length) - shift) % length
+        batch |= {name: batch[name].gather(1, left) for name in ("input_ids", "attention_mask")}
+        assert batch["attention_mask"][:, -1].all()
+    with torch.no_grad():
+        np.testing.assert_allclose(model(**batch).embeddings, alone, rtol=0, atol=3e-5)
+
+
+def test_threads_and_pickles_of_a_calibrated_model(calibrated):
+    model, alone = calibrated
+    with ThreadPoolExecutor(8) as threads:
+        embeddings = np.stack(list(threads.map(model.encode, MANY)))
+    np.testing.assert_allclose(embeddings, alone, rtol=0, atol=3e-5)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_allclose(again.encode(MANY), alone, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("source", ["attention", "values"])
+def test_bfloat16_gives_float32(source):
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.bfloat16, hidden_source=source, router_activation="clr")
+    with torch.no_grad():
+        output = model(**model.tokenize(TEXTS))
+    assert {value.dtype for value in output.to_tuple()} == {torch.float32}
+    alone, batch = (model.encode(MANY, batch_size=size) for size in (1, 32))
+    assert alone.dtype == np.float32
+    assert model.similarity_pairwise(alone, batch).min() > 0.999
+
+
 def test_bfloat16():
     """Neighbours change the rounding of bfloat16 products, no more."""
     model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.bfloat16)
