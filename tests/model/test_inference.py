@@ -76,7 +76,7 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
                     for capture in captures:
                         hidden, routing = capture.hidden_and_routing("state", "softmax")
                         if sources:
-                            torch.testing.assert_close(hidden, plain.pooled_hidden_state, atol=1e-5, rtol=0)
+                            torch.testing.assert_close(hidden, plain.pooled_hidden_state, atol=1e-5, rtol=1e-5)
                         if read:
                             expected = plain.router_weights[:, : len(read)]
                             torch.testing.assert_close(routing, expected, atol=1e-5, rtol=0)
