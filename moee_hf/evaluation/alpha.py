@@ -51,12 +51,6 @@ def choose_alpha(
     )
 
 
-def random_pairs(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return each text with another at random, by a fixed seed."""
-    order = np.random.default_rng(0).permutation(len(texts))
-    return [texts[i] for i in order], [texts[i] for i in np.roll(order, 1)]
-
-
 def read_development_set(path: str) -> tuple[list[str], list[str], list[float]]:
     """Read pairs of texts and their similarity from a `.jsonl` file: `sentence1`, `sentence2` and `score`.
 

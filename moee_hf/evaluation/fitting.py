@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..model.agreement_moee import cautious_alpha, random_cosines, weights_by_agreement
 from ..model.calibration_moee import apply_fits, embeddings_of_sample, fit_compression
@@ -85,22 +88,25 @@ def compress(features: Features, corpus: Corpus, model: MoEEModel, dimensions: i
 
 
 def quantized(vectors: torch.Tensor, precision: str, largest: torch.Tensor | None) -> torch.Tensor:
-    """Return the numbers that an index compares where embeddings are kept in a precision.
+    """Return vectors whose cosines order texts as an index does that keeps embeddings in a precision.
 
     Args:
         vectors: Embeddings of length 1, of shape `(n, embedding_size)`.
         precision: `"int8"`: the codes; `"binary"`: 1 for a bit that is set, else -1, so that the cosine falls with
-            the number of bits that differ.
+            the number of bits that differ. Ones are put behind until the length is a power of 2: then float32 is
+            exact, and texts that are equally near stay so.
         largest: As in `quantize`.
 
     Returns:
-        Float32 of the same shape.
+        Float32 of shape `(n, embedding_size)`, or `(n, size)` of bits.
     """
     codes = quantize(vectors.numpy(), precision, None if largest is None else float(largest))
-    if precision == "binary":
-        bits = np.unpackbits((codes.astype(np.int16) + 128).astype(np.uint8), axis=1, count=vectors.shape[1])
-        return torch.from_numpy(2 * bits.astype(np.float32) - 1)
-    return torch.from_numpy(codes.astype(np.float32))
+    if precision == "int8":
+        return torch.from_numpy(codes.astype(np.float32))
+    num_bits = vectors.shape[1]
+    bits = np.unpackbits((codes.astype(np.int16) + 128).astype(np.uint8), axis=1, count=num_bits)
+    signs = torch.from_numpy(2 * bits.astype(np.float32) - 1)
+    return F.pad(signs, (0, 4 ** math.ceil(math.log(num_bits, 4)) - num_bits), value=1.0)
 
 
 def _needs_corpus(name: str, value: object) -> str:

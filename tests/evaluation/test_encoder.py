@@ -36,6 +36,80 @@ def test_vectors_are_those_of_encode(model):
         np.testing.assert_allclose(vectors, model.encode(texts, prompt_name="none", **options), atol=1e-4)
 
 
+@pytest.mark.parametrize("prompts", [["prompteol"], ["none", "prompteol"]])
+@pytest.mark.parametrize("choices", [{}, {"hidden_source": "values", "pooling": "mean"}, {"dimensions": 12}])
+def test_corpus_is_what_calibrate_takes(model, prompts, choices):
+    """An encoder with a corpus embeds as a model that was calibrated on it."""
+    encoder = MoEEEncoder(model, prompt="+".join(prompts), corpus=Corpus(CORPUS), **choices)
+    precisions = ("float32", "int8", "binary")
+    found = {precision: encoder.variant(precision=precision).embed(TEXTS).numpy() for precision in precisions}
+    dimensions = choices.pop("dimensions", None)
+    model.config.choose(**choices)
+    model.calibrate(CORPUS, prompt_name=prompts, dimensions=dimensions)
+    expected = model.encode(TEXTS, prompt_name=prompts)
+    np.testing.assert_allclose(found["float32"], expected, atol=1e-5 * abs(expected).max())
+    np.testing.assert_allclose(found["int8"], model.encode(TEXTS, prompt_name=prompts, precision="int8"), atol=1)
+    bits = np.unpackbits(model.encode(TEXTS, prompt_name=prompts, precision="ubinary"), axis=1)
+    assert (found["binary"][:, : expected.shape[1]] == 2.0 * bits[:, : expected.shape[1]] - 1).mean() > 0.999
+
+
+def test_explicit_choices_win_over_those_of_a_calibration(model):
+    encoder = MoEEEncoder(model, corpus=Corpus(CORPUS), router_activation="softmax", alpha=0.7, dimensions=10)
+    found = encoder.variant(layer_weights="equal").embed(TEXTS)
+    model.calibrate(CORPUS, keep_routing=True)
+    model.config.alpha = 0.7
+    model.compress(CORPUS, dimensions=10)
+    np.testing.assert_allclose(found, model.encode(TEXTS), atol=1e-5)
+
+
+def test_choices_of_a_calibrated_model_without_a_corpus(model):
+    model.calibrate(CORPUS, dimensions=12)
+    for options in ({}, {"dimensions": 5}, {"precision": "int8"}):
+        found = MoEEEncoder(model, **options).embed(TEXTS)
+        expected = model.with_config(dimensions=options.pop("dimensions", 12)).encode(TEXTS, **options)
+        np.testing.assert_allclose(found, expected, atol=1.0 if options else 1e-5)
+    whole = model.with_config(dimensions=None)
+    np.testing.assert_allclose(MoEEEncoder(model, dimensions=0).embed(TEXTS), whole.encode(TEXTS), atol=1e-5)
+    equal = model.with_config(dimensions=None, router_layer_weights=None)
+    found = MoEEEncoder(model, dimensions=0, layer_weights="equal").embed(TEXTS)
+    np.testing.assert_allclose(found, equal.encode(TEXTS), atol=1e-5)
+    weighed = MoEEEncoder(equal, layer_weights="agreement").embed(TEXTS)
+    np.testing.assert_allclose(weighed, whole.encode(TEXTS), atol=2e-4)
+    with pytest.raises(ValueError, match="dimensions: expected at most 12, as the model was calibrated with; got 13"):
+        MoEEEncoder(model, dimensions=13)
+    with pytest.raises(ValueError, match="expected embeddings as the model was fitted to"):
+        MoEEEncoder(model, alpha=3.0)
+
+
+@pytest.mark.parametrize("options", [{"dimensions": 4}, {"precision": "int8"}, {"layer_weights": "agreement"}])
+def test_what_takes_a_corpus_says_so(model, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}: expected texts to calibrate on, a corpus, for {value!r}"):
+        MoEEEncoder(model, **options)
+
+
+def test_experiment_holds_only_what_an_embedding_depends_on(model):
+    def differ(name, values, **options):
+        return len({str(MoEEEncoder(model, **options, **{name: value}).experiment) for value in values}) > 1
+
+    corpus = Corpus(CORPUS)
+    activations, sources, layers = ("softmax", "clr"), ("state", "attention"), (-1, 1)
+    assert not differ("router_activation", activations, combination="hs", corpus=corpus)
+    assert not differ("layer_weights", ("equal", "agreement"), combination="hs", corpus=corpus)
+    assert not differ("router_layers", ([0], [1]), combination="hs")
+    assert not differ("hidden_source", sources, combination="rw")
+    assert not differ("hidden_layer", layers, combination="rw")
+    assert not differ("hidden_layer", layers, combination="sum", hidden_source="attention")
+    assert not differ("attention_layers", ([0], [1]), combination="sum")
+    assert not differ("alpha", (1, 2), combination="concat")
+    # layers are weighed by their agreement with HS
+    assert differ("hidden_source", sources, combination="rw", corpus=corpus)
+    assert differ("hidden_layer", layers, combination="rw", corpus=corpus)
+    assert differ("attention_layers", ([0], [1]), combination="hs", hidden_source="values")
+    for name, values in {"dimensions": (0, 4, 5), "precision": (None, "int8", "binary"), "alpha": (None, 1)}.items():
+        assert differ(name, values, corpus=corpus)
+
+
 def test_empty_text_of_a_benchmark_is_a_space(model):
     vectors = MoEEEncoder(model).embed(["", " "])
     np.testing.assert_array_equal(vectors[0], vectors[1])

@@ -10,11 +10,10 @@ import sys
 import time
 
 import pytest
-from support import evaluation_data
+from support import evaluation_data, judge
 from support.common import CHECKPOINT, ROOT
 from support.judge import COMBINATIONS, TASKS, results
 
-from moee_hf import MoEEModel
 from moee_hf.cli import main
 from moee_hf.evaluation import encoders, evaluate, get_tasks, local_tasks, table
 
@@ -25,7 +24,7 @@ def test_second_run_computes_nothing(model, data, tmp_path, monkeypatch):
 
     first, files = run(), results(tmp_path)
     assert len(files) == 2 * len(TASKS)
-    monkeypatch.setattr(MoEEModel, "encode", lambda *a, **k: pytest.fail("a text was read"))
+    judge.texts_read(monkeypatch, pytest.fail)
     assert run() == first
     assert results(tmp_path) == files
 

@@ -40,12 +40,14 @@ def test_every_score_is_the_judges(model, evaluated, calibrated):
     assert scores.keys() == {(task, combination) for task in TASKS for combination in COMBINATIONS}
     rows = evaluation_data.rows()
     texts = list(dict.fromkeys(text for lines in rows.values() for text in recompute.texts_of(lines)))
-    vectors = judge.raw_vectors(model, texts, prompt)
     if calibrated:
-        hidden, routing = judge.raw_vectors(model, CORPUS, prompt)
-        vectors = [(vectors[0] - hidden.mean(0)) / hidden.std(0), vectors[1] - routing.mean(0)]
+        model.config.router_activation = "clr"
+    hidden, routing = judge.raw_vectors(model, texts, prompt)
+    parts = hidden, routing.reshape(len(routing), -1), 1.0
+    if calibrated:
+        parts = judge.calibrated((hidden, routing), judge.raw_vectors(model, CORPUS, prompt))
     for combination in COMBINATIONS:
-        vector = dict(zip(texts, metrics.embedding(*vectors, combination), strict=True))
+        vector = dict(zip(texts, metrics.embedding(*parts[:2], combination, parts[2]), strict=True))
         for task in TASKS:
             assert scores[task, combination] == pytest.approx(100 * judge.score(task, vector), abs=1e-2), combination
 
@@ -58,6 +60,28 @@ def test_every_score_follows_from_the_kept_vectors(evaluated, data):
     assert all(recompute.file_of(data, task) == TASKS[task] for task in ("topics", "questions", "twins"))
     found = list(recompute.recompute(cells, data, vectors, CORPUS))
     assert len(found) == len(scores) == len(TASKS) * 2 * (8 if prompt == "none" else 4)
+    for cell, theirs, ours in found:
+        assert theirs == pytest.approx(ours, abs=1e-2), cell
+
+
+@pytest.mark.parametrize(
+    ("pooling", "choices"),
+    [
+        ("lasttoken", {"hidden_sources": ("state", "attention"), "router_activations": ("softmax", "clr")}),
+        ("mean", {"hidden_sources": ("values",), "layer_weights": ("equal", "agreement")}),
+    ],
+)
+def test_every_choice_follows_from_the_kept_vectors(model, data, tmp_path, pooling, choices):
+    corpus, store = Corpus(CORPUS), tmp_path / "vectors"
+    smaller = {"dimensions": (0, 20), "precisions": ("float32", "int8", "binary")}
+    prompts, options = ["none+prompteol"], {"corpus": corpus, "store": store} | smaller | choices
+    grid = encoders(model, prompts, [pooling], combinations=("sum",), **options)
+    found_table = table(list(evaluate(grid, local_tasks(data, ["stsb"]), tmp_path / "out")))
+    columns = [name for name in found_table.header if name.startswith("sum")]
+    assert columns == ["sum", "sum int8", "sum binary", "sum 20", "sum 20 int8", "sum 20 binary"]
+    cells = [dict(zip(found_table.header, row, strict=True)) | {"pooling": pooling} for row in found_table.rows]
+    found = list(recompute.recompute(cells, data, tmp_path / "vectors", CORPUS))
+    assert len(found) == sum(isinstance(cell, float) for row in found_table.rows for cell in row)
     for cell, theirs, ours in found:
         assert theirs == pytest.approx(ours, abs=1e-2), cell
 
@@ -123,10 +147,27 @@ def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
     for column in ("hs", "sum 0.5", "sum 2", "random hs", "random sum 0.5", "random sum 2"):
         assert column in header
     assert len(lines) == 2 * 2 * 2  # tasks, prompts, raw and calibrated
-    assert all(len(line.split()) == 3 + 6 for line in lines)
+    assert all(len(line.split()) == 5 + 6 for line in lines)
     markdown = (tmp_path / "out" / "scores.md").read_text().splitlines()
-    assert markdown[0].startswith("| task | prompt | statistics | hs | sum 0.5 | sum 2 | random hs |")
+    assert markdown[0].startswith(
+        "| task | prompt | statistics | router_activation | layer_weights | hs | sum 0.5 | sum 2 | random hs |"
+    )
     assert [line.split() for line in lines] == [line.strip("|").replace("|", " ").split() for line in markdown[2:]]
     rows = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert [line.split() for line in lines] == [row.split(",") for row in rows[1:]]
     assert "STSBenchmark" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--dimensions", "8"], "dimensions: expected texts to calibrate on"),
+        (["--precision", "int8"], "precision: expected texts to calibrate on"),
+        (["--precision", "binary"], "expected standardized embeddings for 'binary'"),
+        (["--layer-weights", "agreement"], "layer-weights: expected texts to calibrate on"),
+    ],
+)
+def test_command_says_what_takes_a_corpus(data, tmp_path, capsys, flags, problem):
+    command = ["evaluate", "--data", str(data), "--model", str(CHECKPOINT), "--output", str(tmp_path)]
+    assert main([*command, *flags]) == 1
+    assert problem in capsys.readouterr().err

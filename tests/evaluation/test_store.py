@@ -1,9 +1,9 @@
 """Kept vectors: read in place of texts, as long as they are those of the same choices and can be read."""
 
 import pytest
+from support import judge
 from support.judge import CORPUS
 
-from moee_hf import MoEEModel
 from moee_hf.evaluation import Corpus, encoders, evaluate, local_tasks, table
 
 
@@ -16,7 +16,7 @@ def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypa
     first = run("first")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.safetensors")}
     assert kept
-    monkeypatch.setattr(MoEEModel, "encode", lambda *a, **k: pytest.fail("a text was read"))
+    judge.texts_read(monkeypatch, pytest.fail)
     assert run("second").csv() == first.csv()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").rglob("*.safetensors")} == kept
     monkeypatch.undo()

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from support import evaluation_data, metrics
+from moee_hf.model import stream_moee
+from support import evaluation_data, fitting, metrics
 from support.common import TEXTS
 
 CORPUS = [f"{text} Or so they say, {number}." for number in range(4) for text in TEXTS]
@@ -20,12 +21,34 @@ TASKS = {
 
 
 def raw_vectors(model, texts, prompt):
-    """HS `[n, D]` and RW `[n, L * E]` of each text, from `forward` on it alone, in float64."""
+    """HS `[n, D]` and RW `[n, L, E]` of each text, from `forward` on it alone, in float64."""
     with torch.inference_mode():
         outputs = [model(**model.tokenize([text], prompt_name=prompt)) for text in texts]
     hidden = np.stack([output.pooled_hidden_state[0].double().numpy() for output in outputs])
-    routing = np.stack([output.router_weights[0].flatten().double().numpy() for output in outputs])
+    routing = np.stack([output.router_weights[0].double().numpy() for output in outputs])
     return hidden, routing
+
+
+def calibrated(vectors, of_corpus):
+    """HS and RW of texts, standardized, and weighed by their agreement over a corpus; and the cautious alpha."""
+    standard = fitting.Standard(*of_corpus)
+    of_corpus = standard(*of_corpus)
+    weights = fitting.layer_weights(fitting.agreement(*of_corpus))
+    (hidden, routing), (of_hidden, of_routing) = standard(*vectors), of_corpus
+    alpha = fitting.cautious_alpha(of_hidden, fitting.weigh(of_routing, weights))
+    return hidden, fitting.weigh(routing, weights), alpha
+
+
+def texts_read(monkeypatch, read):
+    """Call a function with each text that a model reads, and its prompt, before it does."""
+    run_texts = stream_moee.run_texts
+
+    def watched(model, texts, template, *others):
+        for text in texts:
+            read((text, template))
+        return run_texts(model, texts, template, *others)
+
+    monkeypatch.setattr(stream_moee, "run_texts", watched)
 
 
 def score(task, vector):

@@ -2,15 +2,18 @@
 
     PYTHONPATH=tests python -m support.recompute OUT/scores.csv --data DIR --vectors FOLDER [--corpus FILE]
 
-The table may have any of the rows and columns of `--prompt ... --pooling ... --hidden-layer ... --combination ...
---calibrate FILE --control random`. Nothing of the package is imported; the numbers come from `metrics`. The exit
-status is 1 if a number is off. mteb compares in float32, this in float64: where cosines are equal to seven digits, as
-those of raw RW can be, a few pairs may rank otherwise.
+The table may have any of the rows and columns of `moee evaluate`, of a model that was not calibrated before and whose
+alpha is 1; a single number in the name of a column is a weight of RW up to 16, and dimensions above. Nothing of the
+package is imported; the numbers come from `metrics` and `fitting`. The exit status is 1 if a number is off. mteb
+compares in float32, this in float64: where cosines are equal to seven digits, as those of raw RW can be, a few pairs
+may rank otherwise.
 """
 
 import argparse
 import csv
+import functools
 import gzip
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -18,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from support import metrics
+from support import fitting, metrics
 
 # what the sets are called in the table, and the shots per class where they are not mteb's usual 8
 FILES = {
@@ -34,6 +37,9 @@ FILES = {
 SAMPLES_PER_LABEL = {"EmotionClassification": 16}
 # columns of the table that say how its texts were read, where they are there
 READING = ("prompt", "pooling", "hidden_layer")
+COMBINATIONS = ("hs", "rw", "concat", "sum")
+SOURCES = ("state", "attention", "values")
+ACTIVATIONS = ("softmax", "clr", "logits")
 TOLERANCE = 0.01  # of numbers with two digits
 
 
@@ -66,57 +72,117 @@ def score(task, name, rows, train, vector):
 
 
 def read_vectors(folder, reading, random):
-    """HS and RW of every text that was read so, by the trained or the random weights."""
+    """HS and RW by name of every text that was read so, by the trained or the random weights."""
     vectors = {}
     for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
             choices = json.loads(file.metadata()["choices"])
             read_so = all(str(choices[name]) == value for name, value in reading.items())
             if read_so and ("weights" in choices) == random:
-                parts = (file.get_tensor("hidden_state"), file.get_tensor("router_weights"))
-                vectors.update(zip(json.loads(file.metadata()["texts"]), zip(*parts, strict=True), strict=True))
+                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                for number, text in enumerate(json.loads(file.metadata()["texts"])):
+                    vectors.setdefault(text, {}).update({name: part[number] for name, part in parts.items()})
     return vectors
 
 
+def the_one(names, kept, default):
+    """What all rows of a table are made of that does not say it."""
+    found = [name for name in names if name in next(iter(kept.values()))]
+    return found[0] if len(found) == 1 else default
+
+
+class Row:
+    """Embeddings of a row of the table, by one kind of weights, from vectors of each prompt; `corpus` None: raw."""
+
+    def __init__(self, row, kept, corpus):
+        self.kept, self.corpus = kept, corpus
+        self.source = row.get("hidden_source") or the_one(SOURCES, kept[0], "state")
+        self.activation = row.get("router_activation") or the_one(ACTIVATIONS, kept[0], "softmax")
+        self.from_softmax = self.activation == "clr" and row.get("pooling", "lasttoken") == "lasttoken"
+        self.standards, self.weights = None, None
+        if corpus:
+            self.standards = [fitting.Standard(*parts) for parts in self.raw(corpus)]
+            self.texts = fitting.sample(corpus)
+            if row.get("layer_weights") == "agreement":
+                agreements = [fitting.agreement(*parts) for parts in self.parts(self.texts)]
+                self.weights = fitting.layer_weights(np.mean(agreements, axis=0))
+
+    @functools.cached_property
+    def alpha(self):
+        if self.standards is None:
+            return 1.0
+        return fitting.cautious_alpha(self.whole(self.texts, "hs"), self.whole(self.texts, "rw"))
+
+    def raw(self, texts):
+        """HS and RW of texts in each prompt. Log-ratios are computed from softmax weights, where those are kept."""
+        for kept in self.kept:
+            rows = [kept[text or " "] for text in texts]
+            hidden = np.stack([row[self.source] for row in rows])
+            if self.from_softmax and all("softmax" in row and row["softmax"].all() for row in rows):
+                logarithms = np.log(np.stack([row["softmax"] for row in rows]))
+                yield hidden, logarithms - logarithms.mean(axis=-1, keepdims=True)
+            else:
+                yield hidden, np.stack([row[self.activation] for row in rows])
+
+    def parts(self, texts):
+        """HS and RW of texts in each prompt, standardized unless raw."""
+        parts = list(self.raw(texts))
+        if self.standards:
+            parts = [standard(*part) for standard, part in zip(self.standards, parts, strict=True)]
+        return parts
+
+    def whole(self, texts, combination, alpha=None):
+        if combination == "sum" and alpha is None:
+            alpha = self.alpha
+        vectors = []
+        for hidden, routing in self.parts(texts):
+            weights = np.ones(routing.shape[1]) if self.weights is None else self.weights
+            vectors.append(metrics.embedding(hidden, fitting.weigh(routing, weights), combination, alpha or 0.0))
+        return fitting.average(vectors)
+
+    def embeddings(self, texts, column):
+        """Embeddings of texts in one column, such as `sum 0.5 256 int8`."""
+        combination, *labels = column.split()
+        precision = labels.pop() if labels and labels[-1] in ("int8", "binary") else None
+        numbers = [float(label) for label in labels]
+        dimensions = int(numbers.pop()) if numbers and numbers[-1] > max(fitting.ALPHAS) else None
+        alpha = numbers[0] if numbers else None
+        embeddings = self.whole(texts, combination, alpha)
+        if dimensions is None and precision is None:
+            return embeddings
+        return fitting.smaller(embeddings, self.whole(self.texts, combination, alpha), dimensions, precision)
+
+
 def recompute(cells, data, vectors, corpus):
-    """Yield what a cell is, the number of the table and ours, of every cell."""
-    combinations = [name for name in ("hs", "rw", "concat", "sum") if name in cells[0]]
-    columns = [name for name in READING if name in cells[0]]
-    for values in dict.fromkeys(tuple(row[name] for name in columns) for row in cells):
-        reading = dict(zip(columns, values, strict=True))
-        for weights in [weights for weights in ("", "random ") if weights + combinations[0] in cells[0]]:
-            kept = read_vectors(vectors, reading, bool(weights))
-
-            def raw(texts, kept=kept):
-                return [np.stack(part) for part in zip(*(kept[text or " "] for text in texts), strict=True)]
-
-            means, stds = [], []
-            if corpus:
-                means, stds = zip(
-                    *((p.mean(axis=0, dtype="d"), p.std(axis=0, dtype="d")) for p in raw(corpus)), strict=True
-                )
-                # what never changes over the corpus is left where it is; RW is centred, and not divided
-                stds = [np.where(stds[0] > 1e-6 * abs(means[0]), stds[0], 1.0), 1.0]
-            for row in (row for row in cells if reading.items() <= row.items()):
-                name = file_of(data, row["task"])
-                rows = read(data, name)
-                train = read(data, name.replace(".test", ".train")) if name.startswith("classification") else []
-                # of texts to learn from, mteb reads those that it draws
-                texts = [text for text in dict.fromkeys(texts_of(rows + train)) if (text or " ") in kept]
-                if not texts:
-                    raise SystemExit(
-                        f"{vectors}: no vectors of {row['task']}; evaluate into a new folder with --vectors."
-                    )
-                parts = raw(texts)
-                if row.get("statistics") == "calibrated":
-                    triples = zip(parts, means, stds, strict=True)
-                    parts = [((p - mean.astype("f")) / np.float32(std)).astype("f") for p, mean, std in triples]
-                for combination in combinations:
-                    column = weights + combination
-                    embeddings = metrics.embedding(*parts, combination)
-                    vector = dict(zip(texts, embeddings, strict=True))
-                    ours = 100 * score(row["task"], name, rows, train, vector)
-                    yield " ".join([row["task"], *values, row.get("statistics", ""), column]), float(row[column]), ours
+    """Yield what a cell is, the number of the table and ours, of every cell that is filled."""
+    columns = [name for name in cells[0] if name.removeprefix("random ").split()[0] in COMBINATIONS]
+    reading = [name for name in READING if name in cells[0]]
+    kept, made = {}, {}
+    for row, random in itertools.product(cells, (False, True)):
+        filled = [name for name in columns if name.startswith("random ") == random and row[name] not in ("", None)]
+        if not filled:
+            continue
+        prompts = [row["prompt"]] if "{text}" in row["prompt"] else row["prompt"].split("+")
+        keys = [(*(row[name] for name in reading if name != "prompt"), prompt, random) for prompt in prompts]
+        for key, prompt in zip(keys, prompts, strict=True):
+            if key not in kept:
+                choices = {name: row[name] for name in reading} | {"prompt": prompt}
+                kept[key] = read_vectors(vectors, choices, random)
+        by_prompt = [kept[key] for key in keys]
+        name = file_of(data, row["task"])
+        rows = read(data, name)
+        train = read(data, name.replace(".test", ".train")) if name.startswith("classification") else []
+        # of texts to learn from, mteb reads those that it draws
+        texts = [text for text in dict.fromkeys(texts_of(rows + train)) if (text or " ") in by_prompt[0]]
+        if not texts:
+            raise SystemExit(f"{vectors}: no vectors of {row['task']}; evaluate into a new folder with --vectors.")
+        labels = [value for label, value in row.items() if label not in columns]
+        if (key := (*labels[1:], random)) not in made:  # one for all tasks
+            made[key] = Row(row, by_prompt, corpus if row.get("statistics") == "calibrated" else None)
+        for column in filled:
+            embeddings = made[key].embeddings(texts, column.removeprefix("random "))
+            ours = 100 * score(row["task"], name, rows, train, dict(zip(texts, embeddings, strict=True)))
+            yield " ".join([*labels, column]), float(row[column]), ours
 
 
 def main():

@@ -31,8 +31,9 @@ def test_choices_are_the_papers_whatever_the_models_are(model, released_code):
         config = encoder.features.model.config
         assert (config.pooling, config.hidden_layer) == ("lasttoken", -1)
         assert len(config.router_indices) == model.config.router_shape[0]
-        assert "Another" not in encoder.features.template
-        assert released_code or not encoder.standardize
+        assert not any("Another" in template for template in encoder.features.templates)
+        assert released_code or (encoder.standardize, encoder.router_activation) == (False, "softmax")
+        assert (encoder.hidden_source, encoder.layer_weights, encoder.dimensions) == ("state", "equal", None)
     assert model.config.to_dict() == before
 
 
