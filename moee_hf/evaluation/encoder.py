@@ -23,7 +23,7 @@ from .fitting import (
     LAYER_WEIGHTS,
     PRECISIONS,
     calibrated,
-    check_own_compression,
+    check_is_fitted,
     compress,
     own_layer_weights,
     quantized,
@@ -133,7 +133,7 @@ class MoEEEncoder:
         model = self.features.model.with_config(**fields)
         self.layer_weights = options["layer_weights"] or ("model" if model.config.router_layer_weights else "equal")
         self.dimensions: int | None = model.config.dimensions
-        check_own_compression(model, self.dimensions, self.precision)
+        check_is_fitted(model.config, self.dimensions, self.precision)
         return model
 
     def _to_calibrate(self) -> MoEEModel:

@@ -39,18 +39,12 @@ def own_layer_weights(config: MoEEConfig, layer_weights: str) -> list[float] | N
     return weights_by_agreement(torch.tensor([config.router_agreement[layer] for layer in layers]))
 
 
-def check_own_compression(model: MoEEModel, dimensions: int | None, precision: str) -> None:
-    """Raise `ValueError` unless a model was itself fitted to so many dimensions, and to this precision."""
+def check_is_fitted(config: MoEEConfig, dimensions: int | None, precision: str) -> None:
+    """Raise `ValueError` if dimensions or int8 are asked for of a model that was fitted to no corpus."""
     asked = {"dimensions": dimensions, "precision": precision if precision == "int8" else None}
     for name, value in asked.items():
-        if value is not None and model.config.compression is None:
+        if value is not None and config.compression is None:
             raise ValueError(_needs_corpus(name, value))
-    components = model.statistics.components
-    if dimensions is not None and dimensions > (most := 0 if components is None else len(components)):
-        raise ValueError(
-            f"dimensions: expected at most {most}, as the model was calibrated with; got {dimensions}. Give a corpus "
-            "(--calibrate) to fit others."
-        )
 
 
 def calibrated(features: Features, corpus: Corpus, model: MoEEModel, layer_weights: str) -> MoEEModel:

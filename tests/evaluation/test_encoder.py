@@ -75,7 +75,9 @@ def test_choices_of_a_calibrated_model_without_a_corpus(model):
     np.testing.assert_allclose(found, equal.encode(TEXTS), atol=1e-5)
     weighed = MoEEEncoder(equal, layer_weights="agreement").embed(TEXTS)
     np.testing.assert_allclose(weighed, whole.encode(TEXTS), atol=2e-4)
-    with pytest.raises(ValueError, match="dimensions: expected at most 12, as the model was calibrated with; got 13"):
+    with pytest.raises(
+        ValueError, match="dimensions: expected at most 12 dimensions, as the model was fitted to; got 13"
+    ):
         MoEEEncoder(model, dimensions=13)
     with pytest.raises(ValueError, match="expected embeddings as the model was fitted to"):
         MoEEEncoder(model, alpha=3.0)
