@@ -167,18 +167,30 @@ def test_lists_are_generated(document, name):
     assert name != "backbones" or f"transformers {transformers.__version__}" in DOCS[document]
 
 
+GAIN = ("hs", "rw", "sum", "concat")
+
+
 @pytest.mark.parametrize(
-    ("name", "tasks", "control"),
-    [("scores", 4, True), ("scores without a prompt", 4, False), ("other scores", 5, False)],
+    ("name", "tasks", "rows_of_task", "columns"),
+    [
+        ("scores", 4, 8, [*GAIN, *(f"random {name}" for name in GAIN)]),
+        ("sizes", 4, 2, ["sum", "sum int8", "sum binary", "sum 256", "sum 256 int8", "sum 256 binary"]),
+    ],
 )
-def test_tables_of_scores_are_whole(name, tasks, control):
-    """Of each task raw and calibrated scores, of each combination, and of one set of tasks a control beside them."""
-    header, _, *rows = update_docs.block(update_docs.CARD, name).splitlines()
-    columns = ["task", "prompt", "statistics", *COMBINATIONS, *(f"random {name}" for name in COMBINATIONS * control)]
-    assert [name.strip() for name in header.strip("|").split("|")] == columns
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert len({tuple(row[:3]) for row in cells}) == len(cells) == tasks * 2
-    assert all(-100 <= float(cell) <= 100 for row in cells for cell in row[3:])
+def test_tables_of_scores_are_whole(name, tasks, rows_of_task, columns):
+    """Each task has as many rows, no two alike; the first row of a task that may have a number has it."""
+    header, _, *rows = (
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in update_docs.block(update_docs.CARD, name).splitlines()
+    )
+    assert header[-len(columns) :] == columns
+    labels = len(header) - len(columns)
+    assert len({tuple(row[:labels]) for row in rows}) == len(rows) == tasks * rows_of_task
+    numbers = [[cell for cell in row[labels:]] for row in rows]
+    assert all(-100 <= float(cell) <= 100 for row in numbers for cell in row if cell)
+    for task in range(tasks):
+        of_task = numbers[task * rows_of_task : (task + 1) * rows_of_task]
+        assert all(any(column) for column in zip(*of_task, strict=True))
 
 
 def test_table_of_fields_is_whole():

@@ -6,13 +6,18 @@ exception is `sentence_moee`, which sentence-transformers alone reads.
 
 To read in this order; but for types, no file imports one that stands below it:
 
-    functional_moee                         the method: pool, route, standardize, combine, compare
+    functional_moee                         the method: pool, route, standardize, weigh, combine, compare
     prompts_moee, hub_moee                  texts inside a prompt; files and commits from the Hub
-    configuration_deepseek, validation_moee, configuration_moee      every choice that changes a vector
-    statistics_moee, batching_moee          statistics of a corpus; batches of tokens
+    configuration_deepseek, configuration_backbone_moee     configurations of backbones
+    compression_moee                        smaller embeddings: fewer dimensions, fewer bits
+    validation_moee, fitted_moee            values that a choice takes; what a model was fitted to
+    configuration_moee                      every choice that changes a vector
+    agreement_moee, statistics_moee         which layers speak; statistics of a corpus
+    batching_moee                           batches of tokens
     modeling_deepseek, backbone_moee        the routers and layers of any architecture, and the exceptions
-    prefix_moee, capture_moee, experts_moee                 what one forward pass shares, reads and leaves out
+    prefix_moee, capture_moee, hooks_moee, experts_moee     what one forward pass shares, reads and leaves out
     inference_moee, stream_moee             the story of a pass; windows of any number of texts
+    calibration_moee                        a model that is fitted to a corpus
     gguf_moee, weights_moee, repository_moee, pretrained_moee       loading and saving
     modeling_moee                           MoEEModel
     pipeline_moee, sentence_moee, handler   doors for pipelines, sentence-transformers and endpoints
