@@ -186,7 +186,7 @@ def test_tables_of_scores_are_whole(name, tasks, rows_of_task, columns):
     assert header[-len(columns) :] == columns
     labels = len(header) - len(columns)
     assert len({tuple(row[:labels]) for row in rows}) == len(rows) == tasks * rows_of_task
-    numbers = [[cell for cell in row[labels:]] for row in rows]
+    numbers = [row[labels:] for row in rows]
     assert all(-100 <= float(cell) <= 100 for row in numbers for cell in row if cell)
     for task in range(tasks):
         of_task = numbers[task * rows_of_task : (task + 1) * rows_of_task]
