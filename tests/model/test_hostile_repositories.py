@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.common import CHECKPOINT
+from support.common import CHECKPOINT, set_random_statistics
 from transformers import AutoModel
 
 from moee_hf import MoEEModel
@@ -138,7 +138,7 @@ def test_truncated_weights(hub, folder, size, place):
 @pytest.fixture
 def calibrated(tmp_path) -> Path:
     model = MoEEModel.from_pretrained(CHECKPOINT)
-    model.set_statistics(**{name: torch.ones(shape) for name, shape in model.statistics.shapes.items()})
+    set_random_statistics(model)
     model.save_pretrained(tmp_path / "calibrated")
     return tmp_path / "calibrated"
 
