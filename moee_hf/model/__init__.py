@@ -13,9 +13,10 @@ To read in this order; but for types, no file imports one that stands below it:
     validation_moee, fitted_moee            values that a choice takes; what a model was fitted to
     configuration_moee                      every choice that changes a vector
     agreement_moee, statistics_moee         which layers speak; statistics of a corpus
-    batching_moee                           batches of tokens
+    inputs_moee, batching_moee              what forward is given; batches of tokens
     modeling_deepseek, backbone_moee        the routers and layers of any architecture, and the exceptions
     prefix_moee, capture_moee, hooks_moee, experts_moee     what one forward pass shares, reads and leaves out
+    checkpointing_moee                      the same pass with gradient checkpointing
     inference_moee, stream_moee             the story of a pass; windows of any number of texts
     calibration_moee                        a model that is fitted to a corpus
     gguf_moee, weights_moee, repository_moee, pretrained_moee       loading and saving

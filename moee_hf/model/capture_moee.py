@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ class Capture:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> bool:
         _active.reset(self._token)
         return kind is _CompleteError
+
+    def without_results(self) -> Capture:
+        """Return a capture that goes on from the same place, without what was read so far."""
+        other = copy.copy(self)
+        other.hidden, other.routing = {}, {}
+        other._sums, other._blocks_read = dict(self._sums), dict(self._blocks_read)
+        return other
 
     def set_hidden(self, values: torch.Tensor) -> None:
         """Pool the hidden states `[B, T, D]` to HS."""

@@ -29,7 +29,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def check_alpha(name: str, value: object) -> None:
     """Raise `ValueError` unless `value` is a finite number >= 0; `name` says where it stands."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < float("inf"):
+    try:
+        is_weight = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < float("inf")
+    except OverflowError:  # an integer can be larger
+        is_weight = False
+    if not is_weight:
         raise ValueError(f"{name}: expected a finite number >= 0 (the weight of the routing part); got {value!r}.")
 
 

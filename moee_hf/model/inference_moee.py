@@ -33,7 +33,8 @@ from .backbone_moee import layer_to_read, longrope_length, quirk_of, text_model_
 from .batching_moee import Batches, keeps_kernels, padded_length, token_budget
 from .capture_moee import Capture, Wanted, pooling_of
 from .compression_moee import project
-from .functional_moee import Mix, combine, pad_right, token_weights, weigh_layers
+from .functional_moee import Mix, combine, token_weights, weigh_layers
+from .inputs_moee import input_device
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
 from .prompts_moee import TextError, tokenize
 from .validation_moee import layer_indices
@@ -107,6 +108,22 @@ def finish(model: MoEEModel, vectors: Any, mix: Mix) -> torch.Tensor:
     if mix.dimensions is not None:
         vectors = project(vectors, model.statistics.components[: mix.dimensions])
     return F.normalize(vectors, dim=-1) if mix.normalize else vectors
+
+
+def check_finite(model: MoEEModel, vectors: torch.Tensor, indices: Sequence[int]) -> None:
+    """Raise `TextError` unless every vector is finite.
+
+    Args:
+        model: The model.
+        vectors: Of shape `(n, size)`.
+        indices: Which text of the list at hand each belongs to.
+    """
+    if len(bad := (~vectors.isfinite().all(dim=1)).nonzero()):
+        raise TextError(
+            indices[int(bad[0])],
+            "expected finite numbers; got nan or infinity. The weights or the statistics hold some, or "
+            f"{model.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16.",
+        )
 
 
 def raw_of(capture: Capture) -> torch.Tensor:
@@ -276,61 +293,3 @@ def pad(ids: Sequence[list[int]], device: torch.device | str = "cpu", length: in
         "input_ids": torch.tensor(input_ids, dtype=torch.long, device=device),
         "attention_mask": torch.tensor(mask, dtype=torch.long, device=device),
     }
-
-
-def right_padded(
-    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    """Return the batch of a call of `forward` with its padding on the right; no mask means no padding.
-
-    Raises:
-        ValueError: If there are neither ids nor embeddings, or both, shapes do not fit, or a text has no token.
-    """
-    if input_ids is not None and inputs_embeds is None:
-        name, values, ndim = "input_ids", input_ids, 2
-    elif inputs_embeds is not None and input_ids is None:
-        name, values, ndim = "inputs_embeds", inputs_embeds, 3
-    else:
-        got = "neither" if input_ids is None else "both"
-        raise ValueError(f"MoEEModel: expected either input_ids or inputs_embeds; got {got}.")
-    if values.ndim != ndim:
-        raise ValueError(f"{name}: expected {ndim} dimensions; got the shape {tuple(values.shape)}.")
-    if attention_mask is None:
-        attention_mask = torch.ones(values.shape[:2], dtype=torch.long)
-    mask = (attention_mask != 0).long().to(values.device)  # [B, T]
-    if mask.shape != values.shape[:2]:
-        raise ValueError(
-            f"attention_mask: expected the shape {tuple(values.shape[:2])} of {name}; got {tuple(mask.shape)}."
-        )
-    if len(without := (mask.sum(dim=1) == 0).nonzero()):
-        raise ValueError(
-            f"attention_mask: expected at least one token in every text; got none in text {without[0].item()}."
-        )
-    values, mask = pad_right(mask, values, mask)
-    return {name: values, "attention_mask": mask}
-
-
-def prompts_apart(
-    input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, prompt_indices: torch.Tensor | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None, int, Any]:
-    """Put texts inside several prompts, `[B, P, T]`, in rows `[P * B, T]`, those of a prompt together.
-
-    Returns:
-        The ids, the mask, and the number of prompts; what has one prompt stays as it is. Last, the prompt of each row
-        as `embeddings_of` takes it: that of `prompt_indices`, `[B, P]`, or the first ones that there are.
-    """
-    prompt: Any = 0 if prompt_indices is None else prompt_indices.cpu().T.flatten()
-    if input_ids is None or input_ids.ndim != 3:
-        return input_ids, attention_mask, 1, prompt
-    batch_size, num_prompts = input_ids.shape[:2]
-    ids, mask = (None if x is None else x.transpose(0, 1).flatten(0, 1) for x in (input_ids, attention_mask))
-    if prompt_indices is None:
-        prompt = torch.arange(num_prompts).repeat_interleave(batch_size)
-    return ids, mask, num_prompts, prompt
-
-
-def input_device(model: MoEEModel) -> torch.device:
-    """Return where a model wants its tokens: where accelerate runs an embedding that it offloads, or it lies."""
-    embedding = model.get_input_embeddings()
-    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-    return embedding.weight.device if device is None else torch.device(device)

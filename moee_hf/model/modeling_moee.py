@@ -18,22 +18,14 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .backbone_moee import is_causal
 from .calibration_moee import apply_fits, fit_compression, fit_corpus
+from .checkpointing_moee import keep_captures
 from .compression_moee import quantize
 from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
 from .fitted_moee import calibrated_prompts, check_precision, find_prompt_indices
 from .functional_moee import similarity, similarity_pairwise
 from .hooks_moee import install_hooks
-from .inference_moee import (
-    embeddings_of,
-    finish,
-    input_device,
-    pad,
-    prompts_apart,
-    right_padded,
-    run_batch,
-    token_ids,
-    wanted_of,
-)
+from .inference_moee import check_finite, embeddings_of, finish, pad, run_batch, token_ids, wanted_of
+from .inputs_moee import forward_batch, input_device
 from .pretrained_moee import MoEEPreTrainedModel
 from .prompts_moee import check_texts
 from .statistics_moee import Statistics
@@ -100,7 +92,7 @@ class MoEEModel(MoEEPreTrainedModel):
         alpha: float | None = None,
         standardize: bool | None = None,
     ) -> MoEEModelOutput:
-        """Embed a batch of tokenised texts (section 3 of the paper).
+        """Embed a batch of tokenised texts (section 3 of the paper); tensors may be arrays or lists, on any device.
 
         Args:
             input_ids: Token ids of shape `(batch_size, sequence_length)`, padded on either side; or of each text in
@@ -115,20 +107,25 @@ class MoEEModel(MoEEPreTrainedModel):
             standardize: Whether to standardize HS and RW with the model's statistics.
 
         Raises:
-            ValueError: If a text has no token, shapes do not fit, or statistics are asked for that are not there.
+            TypeError: If ids are no integers, or an argument is no tensor, array or list of numbers.
+            ValueError: If a text has no token, a shape does not fit, an id is not in the vocabulary, statistics are
+                asked for that are not there, or an embedding is not finite.
         """
         mix = self.config.mix(combination, alpha, standardize)
-        input_ids, attention_mask, num_prompts, prompt = prompts_apart(input_ids, attention_mask, prompt_indices)
+        batch, num_prompts, prompt = forward_batch(self, input_ids, attention_mask, inputs_embeds, prompt_indices)
         fitted = prompt_indices is not None or self.statistics.num_prompts in (1, num_prompts)
         if mix.standardize and num_prompts > 1 and not fitted:
             raise ValueError(
                 f"input_ids: expected texts in {self.statistics.num_prompts} prompts, as the model is calibrated for; "
                 f"got {num_prompts}."
             )
-        capture = run_batch(self, right_padded(input_ids, attention_mask, inputs_embeds), wanted_of(self))
+        if self.training:
+            keep_captures(self.model)
+        capture = run_batch(self, batch, wanted_of(self))
         hidden, routing = capture.hidden_and_routing(self.config.hidden_source, self.config.router_activation)
         vectors = embeddings_of(self, hidden, routing, mix, prompt)  # [P * B, N]
         embeddings = finish(self, torch.unflatten(vectors, 0, (num_prompts, -1)), mix)
+        check_finite(self, embeddings, range(len(embeddings)))
         if num_prompts > 1:
             hidden, routing = (
                 torch.unflatten(values, 0, (num_prompts, -1)).transpose(0, 1) for values in (hidden, routing)

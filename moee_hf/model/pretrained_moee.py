@@ -65,6 +65,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             self.without_weights(config)  # what MoEE refuses is refused before memory is spent on it
             backbone = backbone_class(config.backbone_config)._from_config(config.backbone_config)
         self.model = backbone
+        self.supports_gradient_checkpointing = backbone.supports_gradient_checkpointing
         config.backbone_config = backbone.config
         self.origin = Origin()
         self._loaded_weights: dict[str, tuple[int, int]] = {}

@@ -14,7 +14,7 @@ from .batching_moee import Batches, distinct, windows
 from .capture_moee import Capture, Wanted
 from .fitted_moee import check_calibration, find_prompt_indices
 from .functional_moee import Mix
-from .inference_moee import batches_for, embeddings_of, finish, raw_of, run_texts, wanted_of
+from .inference_moee import batches_for, check_finite, embeddings_of, finish, raw_of, run_texts, wanted_of
 from .prompts_moee import TextError, stream_texts
 
 if TYPE_CHECKING:
@@ -126,12 +126,7 @@ def _run(
     result = np.empty((0, 0), np.float32)
     for indices, capture in run_texts(model, texts, template, wanted, batches):
         vectors = vectors_of(capture)  # [B, N]
-        if len(bad := (~vectors.isfinite().all(dim=1)).nonzero()):
-            raise TextError(
-                indices[int(bad[0])],
-                "expected finite numbers; got nan or infinity. The weights or the statistics hold some, or "
-                f"{model.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16.",
-            )
+        check_finite(model, vectors, indices)
         if not len(result):
             result = np.empty((len(texts), vectors.shape[1]), np.float32)
         result[indices] = vectors.cpu()

@@ -166,7 +166,9 @@ def test_bad_batches_are_named(model):
         model(input_ids=ids, attention_mask=torch.tensor([[1, 1], [0, 0]]))
     with pytest.raises(ValueError, match=r"attention_mask: expected the shape \(2, 2\) of input_ids; got \(1, 2\)"):
         model(input_ids=ids, attention_mask=torch.tensor([[1, 1]]))
-    with pytest.raises(ValueError, match=r"input_ids: expected 2 dimensions; got the shape \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"input_ids: expected the shape \(batch_size, sequence_length\), none of it 0; got \(2,\)"
+    ):
         model(input_ids=ids[0])
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model(attention_mask=torch.tensor([[1, 1]]))
