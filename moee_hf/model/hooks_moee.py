@@ -7,6 +7,7 @@ vector per text at once. When they act, and in which order, is told in `inferenc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,18 +60,37 @@ def install_hooks(backbone: PreTrainedModel) -> Readable:
     hidden_size = text_model.config.hidden_size
     hidden_sizes = {"state": hidden_size}
     for router, (module, logits_index) in enumerate(find_routers(backbone)):
-        module.register_forward_hook(RouterHook(router, logits_index, probabilities))
+        _hook_output(module, RouterHook(router, logits_index, probabilities))
     for index, layer in enumerate(layers):
-        layer.register_forward_pre_hook(LayerHook(index), with_kwargs=True)
+        _hook_input(layer, LayerHook(index))
     for index, module in enumerate(attention := find_attention(text_model)):
-        module.register_forward_hook(AttentionHook(index, "attention"))
+        _hook_output(module, AttentionHook(index, "attention"))
         hidden_sizes["attention"] = hidden_size
     for index, projection in enumerate(find_value_projections(text_model)):
-        projection.register_forward_hook(AttentionHook(index, "values"))
+        _hook_output(projection, AttentionHook(index, "values"))
         hidden_sizes["values"] = projection.out_features
     for module in last_token_modules(backbone):
-        module.register_forward_pre_hook(keep_last_token, with_kwargs=True)
+        _hook_input(module, keep_last_token)
     return Readable(shape, len(layers), len(attention), hidden_sizes)
+
+
+def _hook_output(module: nn.Module, hook: Callable[..., Any]) -> None:
+    handle = module.register_forward_hook(hook)
+    _rename(handle.id, module._forward_hooks)
+
+
+def _hook_input(module: nn.Module, hook: Callable[..., Any]) -> None:
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    _rename(handle.id, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+
+
+def _rename(number: int, *hooks: Any) -> None:
+    """Let a hook have the same name in every process, as pickles of equal models shall be equal: caches compare them.
+
+    The number that torch gives it counts all hooks of the process.
+    """
+    for named in hooks:
+        named["moee"] = named.pop(number)
 
 
 @dataclass(frozen=True)

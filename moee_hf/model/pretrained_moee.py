@@ -68,7 +68,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         self.supports_gradient_checkpointing = backbone.supports_gradient_checkpointing
         config.backbone_config = backbone.config
         self.origin = Origin()
-        self._loaded_weights: dict[str, tuple[int, int]] = {}
+        self._loaded_weights: dict[str, tuple[int, int]] | None = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
@@ -226,6 +226,15 @@ class MoEEPreTrainedModel(PreTrainedModel):
     def weights_changed(self) -> bool:
         """Whether a weight was written to, or replaced, since the model was loaded."""
         return _weight_fingerprint(self.model) != self._loaded_weights
+
+    def __getstate__(self) -> dict[str, Any]:
+        # where weights lie in memory is nothing of the model: equal ones have equal pickles, by which caches know them
+        return vars(self) | {"_loaded_weights": {} if self.weights_changed else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._loaded_weights is None:
+            self._loaded_weights = _weight_fingerprint(self.model)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
