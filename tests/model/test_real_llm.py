@@ -45,9 +45,9 @@ def test_calibration_on_general_text_raises_hs_on_sts(pair, tmp_path):
         pytest.skip(f"needs zstd, and STS-B dev and general text, which are not in the repository: {corpus}")
     model, _ = pair
     text = subprocess.run(["zstd", "-dc", str(corpus)], capture_output=True, check=True, text=True).stdout
-    sentences = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text) if 30 < len(part) < 200][::10][:1000]
+    sentences = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text) if 30 < len(part) < 200][::20][:500]
     (task,) = local_tasks(str(EVALUATION_DATA), ["stsb"], split="dev")
-    task.dataset["dev"] = task.dataset["dev"].select(range(500))
+    task.dataset["dev"] = task.dataset["dev"].select(range(0, 500, 2))
     model.calibrate(sentences)
     encoder = MoEEEncoder(model, combination="hs")
     raw, calibrated = (
@@ -56,5 +56,5 @@ def test_calibration_on_general_text_raises_hs_on_sts(pair, tmp_path):
         .get_score(splits=["dev"])
         for standardize in (False, True)
     )
-    assert raw == pytest.approx(0.77, abs=0.03)
+    assert raw == pytest.approx(0.77, abs=0.04)
     assert calibrated >= raw + 0.02
