@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from mteb.models.abs_encoder import get_prompt_name
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
 from ..model.fitted_moee import calibrated_prompts, check_calibration, check_precision
@@ -51,8 +52,9 @@ class MoEEEncoder:
         for combination in ("hs", "rw", "concat", "sum"):
             mteb.evaluate(encoder.variant(combination=combination), tasks)
 
-    What is None is as the model's configuration says; with a corpus, as `MoEEModel.calibrate` on it makes it. An empty
-    text, which some of mteb's sets hold, is read as a space.
+    What is None is as the model's configuration says; with a corpus, as `MoEEModel.calibrate` on it makes it. Without
+    a prompt, queries, documents and tasks for which the model has a prompt by mteb's names (`query`, `STS`,
+    `NFCorpus-query`, ...) are read in that one, as sentence-transformers does with the saved model.
 
     Args:
         model: The model, or the features of one.
@@ -153,15 +155,20 @@ class MoEEEncoder:
         """Return an encoder of the same features in which these options differ, such as `combination`."""
         return type(self)(self.features, **self._options | options)
 
-    def embed(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return the embeddings of texts, of shape `(n, embedding_size)`."""
+    def embed(self, texts: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
+        """Return the embeddings of texts, of shape `(n, embedding_size)`.
+
+        Args:
+            texts: The texts.
+            templates: The prompts, each with `{text}` once. None: those of the features.
+        """
         model, mix = self._fitted
-        config, templates = model.config, self.features.templates
+        config, templates = model.config, templates or self.features.templates
         if mix.standardize:
             check_calibration(config, templates)
         fitted = calibrated_prompts(config)
         parts = []
-        read = self.features([text or " " for text in texts], self.hidden_source, self.router_activation)
+        read = self.features(texts, self.hidden_source, self.router_activation, templates)
         for template, (hidden, routing) in zip(templates, read, strict=True):
             prompt = fitted.index(template) if template in fitted else 0  # statistics of one prompt serve for any
             used = routing[:, config.router_indices] if mix.reads_routing else None
@@ -195,8 +202,13 @@ class MoEEEncoder:
         prompt_type: PromptType | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embed what mteb asks for, queries and documents alike."""
-        return self.embed([text for batch in inputs for text in batch["text"]]).numpy()
+        """Embed what mteb asks for."""
+        templates = None
+        if self.features.has_default_prompt:
+            prompts = self._model.config.known_prompts
+            name = get_prompt_name(prompts, task_metadata, prompt_type)
+            templates = None if name is None else [prompts[name]]
+        return self.embed([text for batch in inputs for text in batch["text"]], templates).numpy()
 
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)

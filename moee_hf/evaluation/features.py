@@ -63,29 +63,27 @@ class Features:
     ):
         self.model = model.with_config(**{name: value for name, value in fields.items() if value is not None})
         self.templates = self.model.config.find_prompts(prompt)
-        self.random = random
-        readings = {} if readings is None else readings
-        for template in self.templates:
-            if template not in readings:
-                choices = choices_of(self.model, [template], random)
-                folder = store and folder_in_store(store, self.identity, template, choices, random)
-                readings[template] = Reading(self.model, template, batch_size, folder, choices)
-        self._readings = [readings[template] for template in self.templates]
+        self.has_default_prompt, self.random = prompt is None, random
+        self._batch_size, self._store = batch_size, store
+        self._readings = {} if readings is None else readings
         self._fits: dict[tuple[str, ...], list[StatisticsFit]] = {}
         self.calibrated: dict[Hashable, MoEEModel] = {}  # by what they are calibrated with, see `fitting`
 
     def want(self, source: str, activation: str) -> None:
         """Read HS of this source and RW of this activation from now on, with what is wanted already."""
-        for reading in self._readings:
-            reading.want(source, activation)
+        for template in self.templates:
+            self._reading(template).want(source, activation)
 
-    def __call__(self, texts: Sequence[str], source: str, activation: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def __call__(
+        self, texts: Sequence[str], source: str, activation: str, templates: Sequence[str] | None = None
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return HS and RW of texts in each prompt.
 
         Args:
             texts: The texts.
             source: Where HS is read, as in `MoEEConfig.hidden_source`.
             activation: What RW are, as in `MoEEConfig.router_activation`.
+            templates: Other prompts than those of the features.
 
         Returns:
             For each prompt, HS of shape `(n, hidden_size)` and RW of all routers, of shape `(n, num_routers,
@@ -94,7 +92,14 @@ class Features:
         Raises:
             ValueError: If a text cannot be embedded.
         """
-        return [reading(texts, source, activation) for reading in self._readings]
+        return [self._reading(template)(texts, source, activation) for template in templates or self.templates]
+
+    def _reading(self, template: str) -> Reading:
+        if template not in self._readings:
+            choices = choices_of(self.model, [template], self.random)
+            folder = self._store and folder_in_store(self._store, self.identity, template, choices, self.random)
+            self._readings[template] = Reading(self.model, template, self._batch_size, folder, choices)
+        return self._readings[template]
 
     def fits(self, corpus: Corpus, source: str, activation: str) -> list[StatisticsFit]:
         """Return the statistics of a corpus in each prompt, fitted at first use; arguments are as above."""
@@ -109,14 +114,19 @@ class Features:
 
     def clear(self) -> None:
         """Forget the texts and their features; the memory is free again."""
-        for reading in self._readings:
+        for reading in self._readings.values():
             reading.clear()
         self._fits.clear()
 
     @cached_property
     def choices(self) -> dict[str, Any]:
         """Every choice that HS and RW depend on besides the model's weights."""
-        return choices_of(self.model, self.templates, self.random)
+        choices = choices_of(self.model, self.templates, self.random)
+        prompts = self.model.config.prompts or {}
+        if self.has_default_prompt and (own := {name: prompts[name] for name in prompts if name not in PROMPTS}):
+            # queries may have one of these
+            choices["prompts_digest"] = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
+        return choices
 
     @cached_property
     def info(self) -> ModelInfo:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..model.inference_moee import split_raw, wanted_of
+from ..model.inference_moee import split_raw, token_ids, wanted_of
 from ..model.modeling_moee import MoEEModel
+from ..model.prompts_moee import TextError
 from ..model.stream_moee import read_stream
 from .store import read_vectors, write_vectors
 
@@ -57,6 +59,7 @@ class Reading:
             ValueError: If a text cannot be embedded.
         """
         self.want(source, activation)
+        texts = [text or self._empty for text in texts]
         if self._vectors is None:
             self._vectors = {} if self._folder is None else read_vectors(self._folder)
         known, names = self._vectors, (source, activation)
@@ -64,6 +67,15 @@ class Reading:
         self._read(unread, known)
         hidden, routing = (torch.from_numpy(np.stack([known[text][name] for text in texts])) for name in names)
         return hidden, routing
+
+    @cached_property
+    def _empty(self) -> str:
+        """What is read in place of an empty text, which some of mteb's sets hold: a space where it has no token."""
+        try:
+            token_ids(self._model, [""], self._template)
+        except TextError:
+            return " "
+        return ""
 
     def clear(self) -> None:
         """Forget the texts and their vectors; the memory is free again."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -37,6 +38,18 @@ def check_alpha(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a finite number >= 0 (the weight of the routing part); got {value!r}.")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is true or false; a word such as "False" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False; got {value!r}.")
+
+
+def check_count(name: str, value: object, unit: str) -> None:
+    """Raise `ValueError` unless `value` is a whole number >= 1, or None; `name` says where it stands."""
+    if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{name}: expected a number of {unit} >= 1, or None; got {value!r}.")
+
+
 @dataclass(frozen=True)
 class Mix:
     """How HS and RW become one vector; `MoEEConfig.mix` makes it, once a call.
@@ -50,6 +63,7 @@ class Mix:
 
     Raises:
         ValueError: If `combination` is unknown, or `alpha` is not a finite number >= 0.
+        TypeError: If another is not true or false.
     """
 
     combination: str
@@ -61,6 +75,8 @@ class Mix:
     def __post_init__(self) -> None:
         check_choice("combination", self.combination, COMBINATIONS)
         check_alpha("alpha", self.alpha)
+        check_flag("standardize", self.standardize)
+        check_flag("normalize_embeddings", self.normalize)
 
     @property
     def reads_hidden(self) -> bool:

@@ -110,20 +110,20 @@ def finish(model: MoEEModel, vectors: Any, mix: Mix) -> torch.Tensor:
     return F.normalize(vectors, dim=-1) if mix.normalize else vectors
 
 
-def check_finite(model: MoEEModel, vectors: torch.Tensor, indices: Sequence[int]) -> None:
-    """Raise `TextError` unless every vector is finite.
+def check_finite(model: MoEEModel, vectors: torch.Tensor, indices: Sequence[int] | None = None) -> None:
+    """Raise `ValueError` unless every vector is finite.
 
     Args:
         model: The model.
         vectors: Of shape `(n, size)`.
-        indices: Which text of the list at hand each belongs to.
+        indices: Which text of the list at hand each belongs to: the error is a `TextError` then. None: not known.
     """
     if len(bad := (~vectors.isfinite().all(dim=1)).nonzero()):
-        raise TextError(
-            indices[int(bad[0])],
+        problem = (
             "expected finite numbers; got nan or infinity. The weights or the statistics hold some, or "
-            f"{model.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16.",
+            f"{model.dtype} overflows: load with dtype=torch.float32 or torch.bfloat16."
         )
+        raise ValueError(f"embeddings: {problem}") if indices is None else TextError(indices[int(bad[0])], problem)
 
 
 def raw_of(capture: Capture) -> torch.Tensor:
@@ -266,7 +266,10 @@ def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[lis
         TextError: If a text has no tokens, or unknown ones.
         ValueError: If the prompt leaves no room for text.
     """
-    ids, num_cut = tokenize(model.tokenizer, texts, template, model.max_length)
+    # the paper's last token is that of the template, whatever the tokenizer puts behind it; and where no token sees
+    # those that follow, leaving them out changes no other
+    without_end = model.is_causal and model.config.pooling == "lasttoken"
+    ids, num_cut = tokenize(model.tokenizer, texts, template, model.max_length, without_end)
     vocabulary = len(model.get_input_embeddings().weight)
     if unknown := [index for index, row in enumerate(ids) if max(row) >= vocabulary]:
         raise TextError(

@@ -22,7 +22,7 @@ from .checkpointing_moee import keep_captures
 from .compression_moee import quantize
 from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
 from .fitted_moee import calibrated_prompts, check_precision, find_prompt_indices
-from .functional_moee import similarity, similarity_pairwise
+from .functional_moee import check_flag, similarity, similarity_pairwise
 from .hooks_moee import install_hooks
 from .inference_moee import check_finite, embeddings_of, finish, pad, run_batch, token_ids, wanted_of
 from .inputs_moee import forward_batch, input_device
@@ -125,7 +125,7 @@ class MoEEModel(MoEEPreTrainedModel):
         hidden, routing = capture.hidden_and_routing(self.config.hidden_source, self.config.router_activation)
         vectors = embeddings_of(self, hidden, routing, mix, prompt)  # [P * B, N]
         embeddings = finish(self, torch.unflatten(vectors, 0, (num_prompts, -1)), mix)
-        check_finite(self, embeddings, range(len(embeddings)))
+        check_finite(self, embeddings)
         if num_prompts > 1:
             hidden, routing = (
                 torch.unflatten(values, 0, (num_prompts, -1)).transpose(0, 1) for values in (hidden, routing)
@@ -176,10 +176,12 @@ class MoEEModel(MoEEPreTrainedModel):
             sentence-transformers quantizes to `precision`.
 
         Raises:
-            TypeError: If a text is not a string.
-            ValueError: If a text is empty, the prompt is unknown or leaves no room for text, an embedding is not
-                finite, or the model was not fitted to the precision.
+            TypeError: If a text is not a string, texts come as a table, or what is true or false is something else.
+            ValueError: If a text has no token, nor its prompt, the prompt is unknown or leaves no room for text, an
+                embedding is not finite, or the model was not fitted to the precision.
         """
+        check_flag("convert_to_numpy", convert_to_numpy)
+        check_flag("convert_to_tensor", convert_to_tensor)
         one, texts = isinstance(texts, str), check_texts(texts)
         mix = self.config.mix(combination, alpha, standardize, normalize_embeddings)
         options = (normalize_embeddings, combination, alpha, standardize, precision)
@@ -286,6 +288,7 @@ class MoEEModel(MoEEPreTrainedModel):
             ValueError: If there are fewer than two texts, or fewer than `dimensions`, or one cannot be embedded; the
                 model stays as it was then.
         """
+        check_flag("keep_routing", keep_routing)
         templates = self.config.resolve_prompts(prompt_name, prompt)
         model = self.with_config(dimensions=None, **{} if keep_routing else _BETTER_ROUTING)
         fits = fit_corpus(model, texts, templates, batch_size, show_progress_bar)

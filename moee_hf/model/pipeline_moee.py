@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from .functional_moee import check_flag
+
 
 class MoEEPipeline(Pipeline):
     """Embeddings of texts, batched and streamed as every pipeline does it.
@@ -54,6 +56,8 @@ class MoEEPipeline(Pipeline):
             "normalize_embeddings": normalize_embeddings,
         }
         forward = {name: value for name, value in forward.items() if value is not None}
+        if return_tensors is not None:
+            check_flag("return_tensors", return_tensors)
         return {}, forward, {} if return_tensors is None else {"return_tensors": return_tensors}
 
     def preprocess(self, text: str) -> dict[str, tuple[str]]:

@@ -163,6 +163,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             if is_main_process:
                 config = copy.deepcopy(self.config)
                 config.base_model_name_or_path = config.base_model_revision = None
+                config.backbone_config = copy.deepcopy(self.model.config)  # which knows the dtype of the weights
                 write_repository(self, config, save_directory)
 
     def save_reference(

@@ -37,6 +37,10 @@ PROMPTS = {
 }
 
 
+# no tokenizer makes one token of so many characters of a text, but for runs of spaces and the like
+MOST_CHARACTERS_PER_TOKEN = 16
+
+
 class TokenizerNotFoundError(ValueError):
     """A model source without a tokenizer."""
 
@@ -95,22 +99,46 @@ def stream_texts(texts: str | Iterable[str]) -> Iterator[str]:
     """Return an iterator over the texts, one or several, that checks each of them.
 
     Raises:
-        TypeError: If a text is not a string.
-        TextError: If a text is empty or no valid Unicode.
+        TypeError: If these are no texts in an order, such as a table, or a text is not a string.
+        TextError: If a text is no valid Unicode.
     """
-    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | bytes):
-        raise TypeError(f"texts: expected a string or several; got {texts!r} of type {type(texts).__name__}.")
+    if problem := _container_problem(texts):
+        raise TypeError(f"texts: expected a string or several; got {problem}")
     return map(_checked_text, itertools.count(), [texts] if isinstance(texts, str) else texts)
 
 
-def _checked_text(index: int, text: str) -> str:
+def _container_problem(texts: Any) -> str | None:
+    """Return why these are no texts one after the other; iterating over some tables gives the names of columns."""
+    kind = type(texts).__name__
+    columns = texts if isinstance(texts, Mapping) else None
+    for attribute in ("column_names", "columns"):  # of data sets and Arrow's tables; of data frames
+        columns = getattr(texts, attribute, None) if columns is None else columns
+    if columns is not None and not callable(columns):
+        column = next((name for name in columns if isinstance(name, str)), "text") if len(columns) else "text"
+        return f"a table of type {kind}. Pass one column of it, such as texts[{column!r}]."
+    if getattr(texts, "ndim", 1) != 1:
+        return f"a {kind} of {texts.ndim} dimensions. Pass one column of it."
+    if isinstance(texts, set | frozenset):
+        return f"a {kind}, which has no order. Pass a list."
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
+        return f"{_shown(texts)} of type {kind}."
+    return None
+
+
+def _checked_text(index: int, text: Any) -> str:
+    text = text.as_py() if hasattr(text, "as_py") else text  # of a column of Arrow's
     if not isinstance(text, str):
-        raise TypeError(f"texts[{index}]: expected a string; got {text!r} of type {type(text).__name__}.")
-    if not text:
-        raise TextError(index, "expected a text to embed; got an empty string. Leave it out.")
+        hint = " Take the text out of it, as in [row['text'] for row in rows]." if isinstance(text, Mapping) else ""
+        raise TypeError(f"texts[{index}]: expected a string; got {_shown(text)} of type {type(text).__name__}.{hint}")
     if problem := _unicode_problem(text):
         raise TextError(index, problem)
     return text
+
+
+def _shown(value: object) -> str:
+    """A value in the message of an error, on one line and not too long."""
+    shown = repr(value).replace("\n", " ")
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
 def check_template(name: str, template: object) -> None:
@@ -140,6 +168,7 @@ def tokenize(
     texts: Sequence[str],
     template: str,
     max_length: int,
+    without_end: bool = False,
 ) -> tuple[list[list[int]], int]:
     """Tokenize each text inside the template; a text that is too long is truncated at its end, the template never.
 
@@ -151,6 +180,7 @@ def tokenize(
         texts: The texts.
         template: A string with `{text}` exactly once.
         max_length: The most tokens that a filled template may have, special tokens included.
+        without_end: Whether to leave out the special tokens that the tokenizer puts behind the filled template.
 
     Returns:
         The token ids of each text, and how many texts were cut.
@@ -160,25 +190,45 @@ def tokenize(
         ValueError: If not one character of a text fits beside the template.
     """
     head, tail = template.split(TEXT)
+    num_end = _num_tokens_behind(tokenizer) if without_end else 0
 
     def token_ids(texts: Sequence[str]) -> list[list[int]]:
         # neither padding nor truncation, so that a fast tokenizer shared by threads is never reconfigured
-        return tokenizer([head + text + tail for text in texts], verbose=False)["input_ids"]
+        ids = tokenizer([head + text + tail for text in texts], verbose=False)["input_ids"] if texts else []
+        return [row[: len(row) - num_end] for row in ids]
 
-    ids = token_ids(texts) if texts else []
-    if without := [index for index, text_ids in enumerate(ids) if not text_ids]:
-        text = texts[without[0]]
-        raise TextError(without[0], f"expected a text with tokens; the tokenizer finds none in {text!r}.")
-    too_long = [index for index, text_ids in enumerate(ids) if len(text_ids) > max_length]
-    for index in too_long:
-        kept = _num_characters_that_fit(texts[index], max_length, lambda text: len(token_ids([text])[0]))
+    # what is longer is cut all but certainly, and a tokenizer takes minutes and gigabytes for a book
+    most = MOST_CHARACTERS_PER_TOKEN * max_length
+    ids = token_ids([text if len(text) <= most else "" for text in texts])
+    num_cut = 0
+    for index, text in enumerate(texts):
+        if len(text) <= most and len(ids[index]) <= max_length:
+            continue
+        kept = _num_characters_that_fit(text, max_length, lambda text: len(token_ids([text])[0]))
         if kept == 0:
             raise ValueError(
                 f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt "
                 f"{template!r} alone takes {len(token_ids([''])[0])} tokens. Raise max_length or shorten the prompt."
             )
-        ids[index] = token_ids([texts[index][:kept]])[0]
-    return ids, len(too_long)
+        ids[index] = token_ids([text[:kept]])[0]
+        num_cut += kept < len(text)
+    if without := [index for index, text_ids in enumerate(ids) if not text_ids]:
+        raise TextError(
+            without[0],
+            f"expected a text with tokens; the tokenizer finds none in {_shown(texts[without[0]])}, and the prompt "
+            f"{template!r} has none either. Leave the text out, or use a prompt with words.",
+        )
+    return ids, num_cut
+
+
+def _num_tokens_behind(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many special tokens a tokenizer puts behind a text."""
+    with_special, without = (
+        tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"] for special in (True, False)
+    )
+    starts = range(len(with_special) - len(without) + 1)
+    start = next((start for start in starts if with_special[start : start + len(without)] == without), None)
+    return 0 if start is None or not without else len(with_special) - start - len(without)
 
 
 def _num_characters_that_fit(text: str, max_length: int, num_tokens: Callable[[str], int]) -> int:

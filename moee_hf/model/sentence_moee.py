@@ -32,7 +32,16 @@ class MoEETransformer(Transformer):
             prompt: A template with `{text}`, a JSON list of several, or words to put before the text.
             kwargs: What sentence-transformers passes for other kinds of model; not read.
         """
-        return self.model.tokenize(inputs, prompt=_templates(prompt or ""))
+        try:
+            return self.model.tokenize(inputs, prompt=_templates(prompt or ""))
+        except ValueError as error:
+            if (index := getattr(error, "index", None)) is None:
+                raise
+            # sentence-transformers has sorted the texts: their numbers here are none that the caller knows
+            raise ValueError(f"text {inputs[index]!r}: {error.problem}") from error  # type: ignore[attr-defined]
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return _Features(super().forward(features, **kwargs))
 
     @property
     def max_seq_length(self) -> int:
@@ -42,6 +51,16 @@ class MoEETransformer(Transformer):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         self.model.config.max_length = value
+
+
+class _Features(dict[str, Any]):
+    """What the module gives, with an error of one sentence for what is not among it."""
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(
+            "output_value: expected 'sentence_embedding', as a MoEE model embeds texts, not their tokens; got "
+            f"{name!r}."
+        )
 
 
 def _templates(prompt: str) -> str | list[str]:

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from .batching_moee import Batches, distinct, windows
 from .capture_moee import Capture, Wanted
 from .fitted_moee import check_calibration, find_prompt_indices
-from .functional_moee import Mix
+from .functional_moee import Mix, check_count, check_flag
 from .inference_moee import batches_for, check_finite, embeddings_of, finish, raw_of, run_texts, wanted_of
 from .prompts_moee import TextError, stream_texts
 
@@ -88,10 +88,11 @@ def _stream(
     batch_size: int | None,
     show_progress_bar: bool | None,
 ) -> Iterator[np.ndarray]:
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size: expected a number of texts >= 1; got {batch_size!r}.")
-    total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
+    check_count("batch_size", batch_size, "texts")
+    if show_progress_bar is not None:
+        check_flag("show_progress_bar", show_progress_bar)
     stream, batches = stream_texts(texts), batches_for(model, batch_size)
+    total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
 
     def parts() -> Iterator[np.ndarray]:
         first = 0  # the number of the window's first text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 from .functional_moee import (
     COMBINATIONS,
@@ -12,6 +13,7 @@ from .functional_moee import (
     ROUTER_STANDARDIZATIONS,
     check_alpha,
     check_choice,
+    check_count,
 )
 from .hub_moee import is_repo_id
 from .prompts_moee import check_template
@@ -43,7 +45,7 @@ def layer_indices(name: str, chosen: Sequence[int] | None, num_layers: int, kind
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_int(name: str, value: object) -> None:
@@ -54,11 +56,6 @@ def _check_int(name: str, value: object) -> None:
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{name}: expected True or False; got {value!r}.")
-
-
-def _check_count(name: str, value: object, unit: str) -> None:
-    if value is not None and not (_is_int(value) and value >= 1):  # type: ignore[operator]
-        raise ValueError(f"{name}: expected a number of {unit} >= 1, or None; got {value!r}.")
 
 
 def _check_repo_id(name: str, value: object) -> None:
@@ -130,8 +127,8 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "calibrated": _check_bool,
     "prompts": _check_prompts,
     "default_prompt_name": _check_prompt_name,
-    "max_length": lambda name, value: _check_count(name, value, "tokens"),
-    "dimensions": lambda name, value: _check_count(name, value, "dimensions"),
+    "max_length": lambda name, value: check_count(name, value, "tokens"),
+    "dimensions": lambda name, value: check_count(name, value, "dimensions"),
     "base_model_name_or_path": _check_repo_id,
     "base_model_revision": _check_revision,
 }

@@ -4,10 +4,15 @@ import mteb
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from mteb.models import EncoderProtocol
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from mteb.types import PromptType
+from sentence_transformers import SentenceTransformer
 from support import evaluation_data, metrics
 from support.common import CHECKPOINT, TEXTS
 from support.judge import CORPUS
+from torch.utils.data import DataLoader
 
 from moee_hf import MoEEModel
 from moee_hf.evaluation import Corpus, Features, MoEEEncoder, encoders, evaluate, local_tasks
@@ -112,9 +117,36 @@ def test_experiment_holds_only_what_an_embedding_depends_on(model):
         assert differ(name, values, corpus=corpus)
 
 
-def test_empty_text_of_a_benchmark_is_a_space(model):
-    vectors = MoEEEncoder(model).embed(["", " "])
+def test_an_empty_text_without_a_token_is_a_space(model):
+    vectors = MoEEEncoder(model, prompt="none").embed(["", " "])
     np.testing.assert_array_equal(vectors[0], vectors[1])
+    np.testing.assert_allclose(MoEEEncoder(model).embed([""]), model.encode([""]), atol=1e-4)
+
+
+OWN_PROMPTS = {
+    "query": "The question {text} :",
+    "STS": "Two sentences, {text} :",
+    "NanoBEIR-query": "Nothing {text}",
+    "Retrieval-document": "A passage, {text} :",
+}
+
+
+@pytest.mark.parametrize("prompts", [{}, {"query": OWN_PROMPTS["query"]}, OWN_PROMPTS])
+@pytest.mark.parametrize(
+    ("task", "prompt_type"), [("STSBenchmark", None), ("NFCorpus", "query"), ("NFCorpus", "document")]
+)
+def test_prompts_by_name_are_those_of_sentence_transformers(model, tmp_path, prompts, task, prompt_type):
+    model = model.with_config(prompts=model.config.prompts | prompts)
+    model.save_pretrained(tmp_path)
+    sentences = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
+    batches = DataLoader(Dataset.from_dict({"text": TEXTS}), batch_size=4)
+    call = {"task_metadata": mteb.get_task(task).metadata, "hf_split": "test", "hf_subset": "default"}
+    call["prompt_type"] = prompt_type and PromptType(prompt_type)
+    expected = SentenceTransformerEncoderWrapper(sentences).encode(batches, **call)
+    np.testing.assert_allclose(MoEEEncoder(model).encode(batches, **call), expected, rtol=1e-4, atol=1e-5)
+    # a prompt that is asked for is that of all texts
+    asked = MoEEEncoder(model, prompt="prompteol").encode(batches, **call)
+    np.testing.assert_allclose(asked, model.encode(TEXTS, prompt_name="prompteol"), rtol=1e-4, atol=1e-5)
 
 
 def test_model_is_left_as_it_was(model, data, tmp_path):

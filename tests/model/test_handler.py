@@ -95,7 +95,6 @@ def test_the_formats_of_the_widgets(handler, model):
         ({"inputs": "a", "parameters": {"top_k": 1}}, r"got \['top_k'\]"),
         ({"inputs": "a", "truncate": False}, "long texts lose their end"),
         ({"inputs": "a", "truncation_direction": "left"}, "long texts lose their end"),
-        ({"inputs": ""}, "got an empty string"),
         ({"inputs": "a", "prompt_name": "nope"}, "prompt_name: expected one of"),
         ({"inputs": "a", "prompt_name": ["prompteol", 7]}, "prompt_name: expected one of .*; got 7"),
         ({"inputs": "a", "prompt": 7}, "prompt: expected a template with {text} exactly once.*; got 7"),

@@ -165,8 +165,3 @@ def test_principal_components(several):
     assert_same(sentences.encode(TEXTS), model.with_config(dimensions=3).encode(TEXTS))
     assert sentences.get_embedding_dimension() == 3
     assert sentences.encode(TEXTS, precision="ubinary").dtype == np.uint8
-
-
-def test_an_empty_text(sentences):
-    with pytest.raises(ValueError, match=r"texts\[\d\]: expected a text to embed; got an empty string"):
-        sentences.encode(["A text.", ""])

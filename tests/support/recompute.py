@@ -116,7 +116,7 @@ class Row:
     def raw(self, texts):
         """HS and RW of texts in each prompt. Log-ratios are computed from softmax weights, where those are kept."""
         for kept in self.kept:
-            rows = [kept[text or " "] for text in texts]
+            rows = [kept[text if text in kept else " "] for text in texts]
             hidden = np.stack([row[self.source] for row in rows])
             if self.from_softmax and all("softmax" in row and row["softmax"].all() for row in rows):
                 logarithms = np.log(np.stack([row["softmax"] for row in rows]))
@@ -173,7 +173,7 @@ def recompute(cells, data, vectors, corpus):
         rows = read(data, name)
         train = read(data, name.replace(".test", ".train")) if name.startswith("classification") else []
         # of texts to learn from, mteb reads those that it draws
-        texts = [text for text in dict.fromkeys(texts_of(rows + train)) if (text or " ") in by_prompt[0]]
+        texts = [text for text in dict.fromkeys(texts_of(rows + train)) if text in by_prompt[0] or not text]
         if not texts:
             raise SystemExit(f"{vectors}: no vectors of {row['task']}; evaluate into a new folder with --vectors.")
         labels = [value for label, value in row.items() if label not in columns]
