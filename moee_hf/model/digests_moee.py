@@ -1,0 +1,79 @@
+"""Whether a folder holds a saved model as it was saved: digests of its files, and what an interrupted save leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .hub_moee import optional_file
+
+CONFIG_NAME = "config.json"
+# hidden folders that saves write into first
+STAGING_PREFIX = ".moee-saving-"
+# of a configuration, what the place that it is read from adds or changes
+_OF_THE_PLACE = ("digests", "auto_map", "custom_pipelines", "_commit_hash", "_name_or_path", "transformers_version")
+# git may change the ends of lines of these on Windows
+_TEXT = (".json", ".txt", ".jinja")
+
+
+def is_interrupted_save(folder: str | os.PathLike[str]) -> bool:
+    """Whether a save into a folder was killed, so that it holds no model, or is under way."""
+    path = Path(folder)
+    return path.is_dir() and not (path / CONFIG_NAME).exists() and any(path.glob(f"{STAGING_PREFIX}*"))
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal; of a text file, with the ends of lines that Unix has."""
+    if path.suffix in _TEXT:
+        return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_config(fields: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the content of a `config.json`, but for the digests in it and the code that it names."""
+    content = {name: value for name, value in fields.items() if name not in _OF_THE_PLACE}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_config(source: str, fields: Mapping[str, Any]) -> None:
+    """Raise `OSError` if the content of a `config.json` is not what its own digest says."""
+    digests = fields.get("digests")
+    if isinstance(digests, Mapping) and CONFIG_NAME in digests:
+        _compare(source, CONFIG_NAME, digest_of_config(fields), digests[CONFIG_NAME])
+
+
+def check_files(source: str, digests: Mapping[str, str], weights: bool, **hub_kwargs: Any) -> None:
+    """Check the files beside a configuration.
+
+    Args:
+        source: Folder or Hub id.
+        digests: Those of the configuration, by name of file.
+        weights: Whether to check the files with weights too, which takes as long as reading them.
+        hub_kwargs: Those of `optional_file`.
+
+    Raises:
+        OSError: If a file is not what its digest says, or not there.
+    """
+    for name, digest in digests.items():
+        if name != CONFIG_NAME and (weights or not is_weights(name)):
+            path = optional_file(source, name, **hub_kwargs)
+            _compare(source, name, path and digest_of_file(path), digest)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights, or tells which files do."""
+    return name.startswith("model") and name.endswith((".safetensors", ".json"))
+
+
+def _compare(source: str, name: str, found: str | None, expected: str) -> None:
+    if found != expected:
+        problem = "there is none" if found is None else "its content is another"
+        raise OSError(
+            f"{source}: expected {name} as it was saved; {problem}. Fetch it again, or if you changed it, remove its "
+            f"entry under digests in {CONFIG_NAME}."
+        )
