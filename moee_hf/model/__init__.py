@@ -7,8 +7,10 @@ exception is `sentence_moee`, which sentence-transformers alone reads.
 To read in this order; but for types, no file imports one that stands below it:
 
     functional_moee                         the method: pool, route, standardize, weigh, combine, compare
-    prompts_moee, hub_moee                  texts inside a prompt; files and commits from the Hub
+    prompts_moee, hub_moee, digests_moee    texts inside a prompt; files and commits from the Hub; digests of files
+    tokenizer_moee                          the tokenizer beside a model's weights
     configuration_deepseek, configuration_backbone_moee     configurations of backbones
+    configuration_reading_moee              the files that a configuration is in
     compression_moee                        smaller embeddings: fewer dimensions, fewer bits
     validation_moee, fitted_moee            values that a choice takes; what a model was fitted to
     configuration_moee                      every choice that changes a vector
@@ -19,7 +21,8 @@ To read in this order; but for types, no file imports one that stands below it:
     checkpointing_moee                      the same pass with gradient checkpointing
     inference_moee, stream_moee             the story of a pass; windows of any number of texts
     calibration_moee                        a model that is fitted to a corpus
-    gguf_moee, weights_moee, repository_moee, pretrained_moee       loading and saving
+    adapters_moee                           adapters of PEFT, merged
+    gguf_moee, weights_moee, saving_moee, repository_moee, pretrained_moee      loading and saving
     modeling_moee                           MoEEModel
     pipeline_moee, sentence_moee, handler   doors for pipelines, sentence-transformers and endpoints
 """

@@ -11,14 +11,12 @@ from typing import Any
 from transformers import AutoConfig, OlmoeConfig, PreTrainedConfig
 
 from .configuration_backbone_moee import backbone_config_from_dict
+from .configuration_reading_moee import read_config_dict
+from .digests_moee import CONFIG_NAME, check_config, digest_of_config
 from .fitted_moee import check_compression
 from .functional_moee import COMBINATIONS, Mix, check_choice
-from .hub_moee import hub_errors, optional_file, resolve_commit, resolve_source
 from .prompts_moee import PROMPTS, TEXT, check_template
 from .validation_moee import check_field, layer_indices
-
-# beside a plain checkpoint: fields of MoEEConfig, but for those that say which backbone it is
-FIELDS_NAME = "moee_config.json"
 
 
 class MoEEConfig(PreTrainedConfig):
@@ -65,6 +63,8 @@ class MoEEConfig(PreTrainedConfig):
         base_model_name_or_path: In a reference repository, the repository on the Hub that the backbone's weights are
             loaded from. None: the weights lie beside this configuration.
         base_model_revision: The commit of that repository.
+        digests: SHA-256 of the files beside this configuration that change embeddings, by name; set by
+            `MoEEModel.save_pretrained`. None: not known.
         router_shape: MoE layers and experts of the backbone, `[L, E]`; set by the model, which finds them.
         hidden_sizes: Width of HS by `hidden_source`, of those that the backbone has; set by the model too.
     """
@@ -96,6 +96,7 @@ class MoEEConfig(PreTrainedConfig):
     max_length: int | None = None
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
+    digests: dict[str, str] | None = None
     router_shape: Any = None
     hidden_sizes: Any = None
 
@@ -127,29 +128,25 @@ class MoEEConfig(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        source = resolve_source(pretrained_model_name_or_path)
-        kwargs["revision"] = resolve_commit(source, **kwargs)
-        with hub_errors(f"{source!r}: ", source, kwargs["revision"]):
-            config, unused = super().get_config_dict(source, **kwargs)
-        if config == {}:
-            is_packed = not os.path.isdir(source) or any(file.endswith(".gguf") for file in os.listdir(source))
-            hint = " A GGUF file needs that of its model beside it, and the tokenizer, or config=..." * is_packed
-            raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.{hint}")
-        if not isinstance(config, dict):
-            raise OSError(f"{source!r}: expected a mapping in its config.json; got {config!r}.")
-        if config.get("model_type") == cls.model_type:
-            if not isinstance(config.get("backbone_config"), dict):
-                raise OSError(f"{source!r}: expected a backbone_config in the config.json of a MoEE model; got none.")
-        else:
-            fields = _fields_beside(source, **kwargs) if os.path.isdir(source) else {}
-            config = fields | {"model_type": cls.model_type, "backbone_config": config}
-        if config.get("calibrated"):  # what was calibrated before there was this field
-            config.setdefault("router_standardization", "zscore")
-        return config, unused
+        return read_config_dict(super().get_config_dict, pretrained_model_name_or_path, _known_beside(), **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        if source := kwargs.get("name_or_path"):  # AutoConfig has read the file itself
+            check_config(str(source), config_dict)
+        return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         # the backbone as its own config.json has it, without the defaults of every model
         return super().to_dict() | {"backbone_config": self.backbone_config.to_diff_dict()}
+
+    def to_json_string(self, *args: Any, **kwargs: Any) -> str:
+        text = super().to_json_string(*args, **kwargs)
+        fields = json.loads(text)
+        if not fields.get("digests"):
+            return text
+        fields["digests"][CONFIG_NAME] = digest_of_config(fields)
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
@@ -314,12 +311,12 @@ def _listed(value: str | Sequence[str] | None) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-# found in the backbone; set with the statistics; where the weights are, of a reference repository
+# found in the backbone; set with the statistics; of the folder, and where the weights of a reference repository are
 _BACKBONE_FIELDS = {"backbone_config", "router_shape", "hidden_sizes"}
 STATISTICS_FIELDS = {"calibrated", "calibration", "router_agreement", "compression"}
-_REFERENCE_FIELDS = {"base_model_name_or_path", "base_model_revision"}
+_FOLDER_FIELDS = {"base_model_name_or_path", "base_model_revision", "digests"}
 # what a caller chooses, as arguments of `from_pretrained` or in a recipe
-CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - STATISTICS_FIELDS - _REFERENCE_FIELDS
+CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - STATISTICS_FIELDS - _FOLDER_FIELDS
 
 
 def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwargs: Any) -> MoEEConfig:
@@ -336,15 +333,6 @@ def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwar
     return config if config.model_type == MoEEConfig.model_type else MoEEConfig(backbone_config=config)
 
 
-def _fields_beside(folder: str, **kwargs: Any) -> dict[str, Any]:
-    """The fields in `moee_config.json` of a folder with a plain checkpoint."""
-    if (path := optional_file(folder, FIELDS_NAME, **kwargs)) is None:
-        return {}
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{path}: expected JSON; {error}. Fetch it again.") from error
-    known = CHOICE_FIELDS | STATISTICS_FIELDS
-    if not isinstance(fields, dict) or not fields.keys() <= known:
-        raise OSError(f"{path}: expected a mapping of {', '.join(sorted(known))}; got {fields!r}.")
-    return fields
+def _known_beside() -> set[str]:
+    """The fields that may lie beside a plain checkpoint."""
+    return CHOICE_FIELDS | STATISTICS_FIELDS

@@ -62,7 +62,7 @@ def check_files(source: str, digests: Mapping[str, str], weights: bool, **hub_kw
     for name, digest in digests.items():
         if name != CONFIG_NAME and (weights or not is_weights(name)):
             path = optional_file(source, name, **hub_kwargs)
-            _compare(source, name, path and digest_of_file(path), digest)
+            _compare(source, name, None if path is None else digest_of_file(path), digest)
 
 
 def is_weights(name: str) -> bool:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
-from transformers.utils import PushToHubMixin
 
+from .adapters_moee import merged_weights
 from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
+from .digests_moee import check_files
 from .experts_moee import use_fast_experts
-from .hub_moee import resolve_commit, resolve_source
-from .prompts_moee import load_tokenizer
-from .repository_moee import push_what_is_written, read_statistics, write_repository
+from .hub_moee import hub_errors, resolve_commit, resolve_source
+from .inputs_moee import input_device
+from .repository_moee import push_files, read_statistics, write_repository
+from .saving_moee import written_aside
+from .tokenizer_moee import TokenizerNotFoundError, load_tokenizer
 from .weights_moee import load_backbone
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -95,7 +100,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
             output_loading_info: Whether to return transformers' report on the weights too.
             kwargs: Those that transformers takes for the backbone, whose names of modules and weights they use
                 (`dtype`, `device_map`, `attn_implementation`, `experts_implementation`, `quantization_config`,
-                `revision`, ...), and choices of `MoEEConfig`.
+                `revision`, ...), and choices of `MoEEConfig`. `verify_weights=True` also compares the weights with
+                their digests, as is always done with the other files of a saved model.
 
         Raises:
             UnsupportedBackboneError: If the checkpoint has no routers that MoEE can read.
@@ -103,14 +109,25 @@ class MoEEPreTrainedModel(PreTrainedModel):
             ValueError: If the checkpoint lacks weights of the backbone, or a choice has no such value.
         """
         source = resolve_source(pretrained_model_name_or_path)
+        verify_weights = kwargs.pop("verify_weights", False)
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
         kwargs["revision"] = resolve_commit(source, **kwargs)
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
         if config is None:
             config = resolve_config(source, **hub_kwargs)
+            digests = config.digests
         else:  # a config given as path or id is resolved without this source's revision
             config = resolve_config(config, **hub_kwargs | {"revision": None})
+            digests = config.digests if str(config.name_or_path) == source else None  # AutoModel gives the source's
+        if verify_weights and not digests:
+            raise ValueError(f"verify_weights: expected digests in the config.json of {source!r}; there are none.")
+        check_files(source, digests or {}, verify_weights, **hub_kwargs)
+        config.digests = None  # which are of the files, not of this model
         config.choose(**{name: kwargs.pop(name) for name in sorted(CHOICE_FIELDS & kwargs.keys())})
+        hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
+        tokenizer = None
+        with contextlib.suppress(TokenizerNotFoundError):  # which is said when it is asked for
+            tokenizer = load_tokenizer(source, **hub_kwargs)
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
         loaded = load_backbone(source, config, **kwargs)
         if kwargs.get("experts_implementation") is None:
@@ -119,7 +136,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         model = cls(config, loaded.backbone).eval()
         if config.calibrated:
             model.statistics.store(config.hidden_size, config.router_shape, **read_statistics(source, **hub_kwargs))
-        hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
+            model.statistics.to(input_device(model))
+        model._tokenizer = tokenizer
         model.origin = Origin(source, hub_kwargs, loaded.base)
         model._loaded_weights = _weight_fingerprint(loaded.backbone)
         return (model, loaded.info) if output_loading_info else model
@@ -141,6 +159,9 @@ class MoEEPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Save weights, statistics, configuration, code and tokenizer: `AutoModel` needs this package no more.
 
+        They take the place of a model that was saved there, all at once: a save that is killed leaves the earlier
+        model, or none.
+
         Args:
             save_directory: The folder; made if it is not there.
             is_main_process: Whether this process writes what is not weights.
@@ -149,22 +170,23 @@ class MoEEPreTrainedModel(PreTrainedModel):
             kwargs: Those of `PreTrainedModel.save_pretrained`, and to push, `repo_id` (default: the name of the
                 folder) and those of `push_to_hub`.
         """
-        context: Any = contextlib.nullcontext()
-        if push_to_hub:
-            push_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs}
-            context = push_what_is_written(self, save_directory, **push_kwargs) if is_main_process else context
         if state_dict is not None:
             prefix = f"{self.base_model_prefix}."
             state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        with context:
-            self.model.save_pretrained(
-                save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
-            )
-            if is_main_process:
-                config = copy.deepcopy(self.config)
-                config.base_model_name_or_path = config.base_model_revision = None
-                config.backbone_config = copy.deepcopy(self.model.config)  # which knows the dtype of the weights
-                write_repository(self, config, save_directory)
+        push_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs} if push_to_hub else {}
+        options = {"state_dict": merged_weights(self.model) if state_dict is None else state_dict, **kwargs}
+        if not is_main_process:
+            self.model.save_pretrained(save_directory, is_main_process=False, **options)
+            return
+        before = self._get_files_timestamps(save_directory) if os.path.isdir(save_directory) else {}
+        with written_aside(save_directory) as folder:
+            self.model.save_pretrained(folder, **options)
+            config = copy.deepcopy(self.config)
+            config.base_model_name_or_path = config.base_model_revision = None
+            config.backbone_config = copy.deepcopy(self.model.config)  # which knows the dtype of the weights
+            write_repository(self, config, folder)
+        if push_to_hub:
+            push_files(self, save_directory, before=before, **push_kwargs)
 
     def save_reference(
         self,
@@ -202,12 +224,19 @@ class MoEEPreTrainedModel(PreTrainedModel):
             )
         token = self.origin.hub_kwargs.get("token")
         commit = resolve_commit(base, "save_reference: ", revision=revision, token=token)
+        with hub_errors("save_reference: ", base, commit):
+            files = HfApi().list_repo_files(base, revision=commit, token=token)
+        if not any("/" not in file and file.endswith(".safetensors") for file in files):
+            raise ValueError(
+                f"save_reference: expected a repository with weights in safetensors; {base!r} has none. Use "
+                "save_pretrained, or push_to_hub without reference=True."
+            )
         config = copy.deepcopy(self.config)
         config.base_model_name_or_path, config.base_model_revision = base, commit
         # as it is there: without what was chosen, or changed by a quantizer, while loading
         config.backbone_config = resolve_config(base, revision=commit, token=token).backbone_config
-        os.makedirs(save_directory, exist_ok=True)
-        write_repository(self, config, save_directory)
+        with written_aside(save_directory) as folder:
+            write_repository(self, config, folder)
 
     def push_to_hub(self, repo_id: str, *, reference: bool = False, **kwargs: Any) -> Any:
         """Push the model to the Hub.
@@ -217,11 +246,11 @@ class MoEEPreTrainedModel(PreTrainedModel):
             reference: Whether to push what `save_reference` saves, kilobytes, in place of `save_pretrained`.
             kwargs: Those of `PreTrainedModel.push_to_hub`.
         """
-        if not reference:
-            return super().push_to_hub(repo_id, **kwargs)
-        tags = kwargs.pop("tags", None) or []
-        tags = [*self.model_tags, *([tags] if isinstance(tags, str) else tags)]
-        return _ReferenceModel(self).push_to_hub(repo_id, tags=tags, **kwargs)
+        # for a reference transformers' own size of shards says nothing
+        size = {"max_shard_size": kwargs.pop("max_shard_size")} if "max_shard_size" in kwargs else {}
+        with tempfile.TemporaryDirectory() as folder:
+            (self.save_reference if reference else self.save_pretrained)(folder, **size)
+            return push_files(self, folder, repo_id, {}, **kwargs)
 
     @property
     def weights_changed(self) -> bool:
@@ -239,7 +268,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the source that the model was loaded from, loaded at first use; another can be set.
+        """The tokenizer of the source that the model was loaded from; another can be set.
 
         Raises:
             TokenizerNotFoundError: If the source has none.
@@ -259,13 +288,3 @@ def _weight_fingerprint(backbone: PreTrainedModel) -> dict[str, tuple[int, int]]
     """Identity and in-place version of every weight, to detect changes; offloaded weights are skipped."""
     weights = backbone.named_parameters()
     return {name: (id(weight), weight._version) for name, weight in weights if not weight.is_meta}
-
-
-class _ReferenceModel(PushToHubMixin):
-    """A model whose repository on the Hub shall be a reference."""
-
-    def __init__(self, model: MoEEPreTrainedModel):
-        self.model = model
-
-    def save_pretrained(self, save_directory: str, max_shard_size: object = None) -> None:
-        self.model.save_reference(save_directory)

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 TEXT = "{text}"
 PROMPTS = {
@@ -41,10 +41,6 @@ PROMPTS = {
 MOST_CHARACTERS_PER_TOKEN = 16
 
 
-class TokenizerNotFoundError(ValueError):
-    """A model source without a tokenizer."""
-
-
 class TextError(ValueError):
     """A text that cannot be embedded.
 
@@ -63,31 +59,6 @@ class TextError(ValueError):
     def renumbered(self, index: int) -> TextError:
         """Return the same error of the text of this number in a longer list, of which the list at hand is a part."""
         return TextError(index, self.problem)
-
-
-def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """Load the tokenizer beside a model's weights.
-
-    Args:
-        source: Folder or Hub id.
-        kwargs: Those of `AutoTokenizer.from_pretrained`.
-
-    Raises:
-        TokenizerNotFoundError: If there is none.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
-        # for some model types transformers makes an empty tokenizer where there is none; and a call here settles the
-        # state of a fast tokenizer before threads share it
-        if tokenizer("text")["input_ids"]:
-            return tokenizer
-        why = "it has no vocabulary"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # none, or files that are damaged
-        why = str(error)
-    raise TokenizerNotFoundError(
-        f"MoEEModel.tokenizer: expected a tokenizer beside the weights; {source!r} has none ({why}). Set one: "
-        "model.tokenizer = AutoTokenizer.from_pretrained(...)."
-    )
 
 
 def check_texts(texts: str | Iterable[str]) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,9 @@ from transformers.utils import logging
 from transformers.utils.hub import create_and_tag_model_card
 
 from .configuration_moee import MoEEConfig
-from .hub_moee import optional_file
-from .prompts_moee import TokenizerNotFoundError
+from .digests_moee import digest_of_file, is_weights
+from .hub_moee import hub_errors, optional_file
+from .tokenizer_moee import TokenizerNotFoundError
 
 if TYPE_CHECKING:
     # named so that they travel with the code: transformers ships what is imported in this way
@@ -36,54 +36,63 @@ STATISTICS_NAME = "statistics.safetensors"
 def write_repository(model: MoEEPreTrainedModel, config: MoEEConfig, folder: str | os.PathLike[str]) -> None:
     """Write all but the weights of a MoEE model into a folder.
 
-    These are the configuration, statistics, tokenizer, the code for `AutoModel` and `pipeline`, and what
-    sentence-transformers reads.
+    These are the configuration, with digests of all files that change embeddings, statistics, tokenizer, the code for
+    `AutoModel` and `pipeline`, and what sentence-transformers reads.
 
     Args:
         model: The model.
         config: Its configuration, as it is to be stored.
-        folder: The folder, which is there.
+        folder: The folder, which holds the weights, or nothing.
     """
+    named = [path for path in Path(folder).iterdir() if is_weights(path.name)]
     if config.calibrated:
-        save_file(model.statistics.state_dict(), Path(folder, STATISTICS_NAME), metadata={"format": "pt"})
+        named.append(Path(folder, STATISTICS_NAME))
+        save_file(model.statistics.state_dict(), named[-1], metadata={"format": "pt"})
+    try:
+        named += map(Path, model.tokenizer.save_pretrained(folder))
+    except TokenizerNotFoundError as error:
+        logger.warning(f"The model is saved without a tokenizer. {error}")
+    config.digests = {path.relative_to(folder).as_posix(): digest_of_file(path) for path in named if path.is_file()}
     config.architectures = [type(model).__name__]
     pipeline = {"impl": "pipeline_moee.MoEEPipeline", "pt": ["AutoModel"], "type": "text"}
     config.custom_pipelines = {"moee-embedding": pipeline}
     custom_object_save(model, folder, config=config)
     config.save_pretrained(folder)
-    try:
-        model.tokenizer.save_pretrained(folder)
-    except TokenizerNotFoundError as error:
-        logger.warning(f"{folder}: saved without a tokenizer. {error}")
     for name, content in _sentence_transformers_files(config).items():
         Path(folder, name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-@contextlib.contextmanager
-def push_what_is_written(
+def push_files(
     model: MoEEPreTrainedModel,
     folder: str | os.PathLike[str],
     repo_id: str | None = None,
+    before: Mapping[str, float] | None = None,
     private: bool | None = None,
     token: bool | str | None = None,
+    tags: str | Sequence[str] | None = None,
     **commit: Any,
-) -> Iterator[None]:
-    """Push the files that are written into a folder inside the context, and a model card, in one commit.
+) -> Any:
+    """Push the files that were written into a folder, and a model card, in one commit.
 
     Args:
         model: The model that is saved there.
-        folder: The folder; made if it is not there.
+        folder: The folder.
         repo_id: The repository; made if it is not there. None: the name of the folder.
+        before: Files that were there, and when they were changed. None: none were.
         private: Whether a new repository becomes private.
         token: For the Hub.
+        tags: Those of the card, besides the model's own.
         commit: `revision`, `create_pr`, `commit_message` and `commit_description` of `push_to_hub`.
+
+    Raises:
+        OSError: If the Hub cannot be reached, or refuses.
     """
-    repo_id = HfApi().create_repo(repo_id or Path(folder).name, private=private, token=token, exist_ok=True).repo_id
-    os.makedirs(folder, exist_ok=True)
-    before = model._get_files_timestamps(folder)
-    yield
-    create_and_tag_model_card(repo_id, model.model_tags, token=token).save(Path(folder, "README.md"))
-    model._upload_modified_files(folder, repo_id, before, token=token, **commit)
+    repo_id = repo_id or Path(folder).name
+    tags = [*model.model_tags, *([tags] if isinstance(tags, str) else tags or [])]
+    with hub_errors("push_to_hub: ", repo_id):
+        repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        create_and_tag_model_card(repo_id, tags, token=token).save(Path(folder, "README.md"))
+        return model._upload_modified_files(folder, repo_id, before or {}, token=token, **commit)
 
 
 def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:

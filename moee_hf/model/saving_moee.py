@@ -64,7 +64,7 @@ def _move(staging: Path, target: Path) -> None:
 
 
 def _only_here(target: Path) -> FileLock:
-    """Return a lock that one process of this machine holds at a time, outside of the folder, which others may upload."""
+    """Return a lock that one process of this machine holds at a time, outside of the folder, which may be uploaded."""
     name = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()
     return FileLock(Path(tempfile.gettempdir(), f"{STAGING_PREFIX}{name}.lock"))
 

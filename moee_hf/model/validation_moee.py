@@ -102,6 +102,12 @@ def _check_prompt_name(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected the name of a prompt, a list of names, or None; got {value!r}.")
 
 
+def _check_digests(name: str, value: object) -> None:
+    digests = {} if value is None else value
+    if not isinstance(digests, dict) or not all(isinstance(part, str) for pair in digests.items() for part in pair):
+        raise ValueError(f"{name}: expected a dictionary of digests by names of files; got {value!r}.")
+
+
 def _check_prompts(name: str, value: object) -> None:
     if value is None:
         return
@@ -131,4 +137,5 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "dimensions": lambda name, value: check_count(name, value, "dimensions"),
     "base_model_name_or_path": _check_repo_id,
     "base_model_revision": _check_revision,
+    "digests": _check_digests,
 }

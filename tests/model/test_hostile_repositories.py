@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.common import CHECKPOINT, set_random_statistics
+from support.common import CHECKPOINT, set_random_statistics, without_digests
 from transformers import AutoModel
 
 from moee_hf import MoEEModel
@@ -33,12 +33,20 @@ def no_harm(monkeypatch, tmp_path):
 @pytest.fixture(params=["plain", "moee"])
 def folder(request, saved, tmp_path) -> Path:
     """A plain checkpoint, and a MoEE repository, to be spoilt."""
-    return shutil.copytree(CHECKPOINT if request.param == "plain" else saved, tmp_path / "model")
+    folder = shutil.copytree(CHECKPOINT if request.param == "plain" else saved, tmp_path / "model")
+    spoil(folder)
+    return folder
+
+
+def spoil(folder: Path) -> None:
+    """Take the digests out, which who means harm would put right."""
+    path = folder / "config.json"
+    path.write_bytes(without_digests(path.read_bytes()))
 
 
 def with_config(hub, **fields) -> None:
     config = json.loads(hub.files("author/reference")["config.json"].content)
-    hub.add("author/reference", {"config.json": json.dumps(config | fields).encode()})
+    hub.add("author/reference", {"config.json": json.dumps(config | {"digests": None} | fields).encode()})
 
 
 def on_hub(hub, folder: Path) -> str:
@@ -140,6 +148,7 @@ def calibrated(tmp_path) -> Path:
     model = MoEEModel.from_pretrained(CHECKPOINT)
     set_random_statistics(model)
     model.save_pretrained(tmp_path / "calibrated")
+    spoil(tmp_path / "calibrated")
     return tmp_path / "calibrated"
 
 
@@ -190,8 +199,17 @@ def test_weights_that_are_no_numbers(folder):
 def test_a_damaged_tokenizer(folder, content):
     (folder / "tokenizer_config.json").write_text(content)
     (folder / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match=r"MoEEModel\.tokenizer: expected a tokenizer beside the weights"):
-        MoEEModel.from_pretrained(folder).encode("A text.")
+    with pytest.raises(OSError, match="expected a tokenizer that can be read; its files are damaged"):
+        MoEEModel.from_pretrained(folder)
+
+
+def test_a_tokenizer_that_is_damaged_inside(folder):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["fuse_unk"] = {}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(OSError, match="expected a tokenizer that can be read; its files are damaged"):
+        MoEEModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b'{"weight_map": 7}', b'{"weight_map": {}}'])

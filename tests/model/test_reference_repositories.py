@@ -230,6 +230,6 @@ def test_no_network_and_a_cold_cache(reference, empty_cache):
 def test_no_network_and_the_backbone_not_in_the_cache(reference, empty_cache):
     MoEEConfig.from_pretrained(reference)
     for options in ({}, {"local_files_only": True}):
-        with no_network(), pytest.raises(OSError, match="lab/backbone") as error:
+        with no_network(), pytest.raises(OSError, match="author/reference") as error:
             MoEEModel.from_pretrained(reference, **options)
-        one_sentence(error, "the Hub cannot be reached", "the cache does not hold 'lab/backbone'")
+        one_sentence(error, "the Hub cannot be reached", "the cache does not hold 'author/reference'")

@@ -8,7 +8,7 @@ from functools import partial
 import huggingface_hub
 import numpy as np
 import pytest
-from support.common import CHECKPOINT, ROOT, TEXTS
+from support.common import CHECKPOINT, ROOT, TEXTS, without_digests
 from support.publishing import SCRIPTS, load_script, recipe_file, run
 
 from moee_hf import MoEEModel
@@ -104,7 +104,7 @@ def test_dry_run(built, monkeypatch, capsys):
 
 def test_verify_notices(built, capsys):
     config = built / "config.json"
-    config.write_text(config.read_text().replace('"alpha": 0.5', '"alpha": 0.7'))
+    config.write_bytes(without_digests(config.read_bytes()).replace(b'"alpha": 0.5', b'"alpha": 0.7'))
     done = in_process(capsys, "verify", built)
     assert done.returncode == 1
     assert re.search(r"sum +8 texts, max difference [1-9]", done.stdout)

@@ -1,5 +1,6 @@
 """What many tests share: texts, the small model, comparisons."""
 
+import json
 import os
 from pathlib import Path
 
@@ -33,6 +34,13 @@ MANY = [f"{number} {word}" for number in range(40) for word in ("cats", "dogs an
 def assert_same(got, expected) -> None:
     """What two loaded copies of the same weights compute: where they lie in memory may change the last bit."""
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-4, atol=1e-6)
+
+
+def without_digests(content: bytes) -> bytes:
+    """The content of a config.json without digests, as who changes files on purpose writes it."""
+    return json.dumps(
+        {name: value for name, value in json.loads(content).items() if name != "digests"}, indent=2
+    ).encode()
 
 
 def random_statistics(model: MoEEModel, num_prompts: int | None = None) -> dict[str, torch.Tensor]:

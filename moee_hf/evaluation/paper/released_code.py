@@ -81,9 +81,9 @@ class ReleasedCodeEncoder(MoEEEncoder):
         kwargs: Those of `MoEEEncoder`.
     """
 
-    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+    def embed(self, texts: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
         edited = [edit(text) or " " for text in texts]
-        ((hidden, routing),) = self.features(edited, self.hidden_source, self.router_activation)
+        ((hidden, routing),) = self.features(edited, self.hidden_source, self.router_activation, templates)
         batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(hidden), BATCH_SIZE)]
         options = (self.combination, self.alpha, self.standardize)
         return torch.cat([embed_batch(hidden[batch], routing[batch], *options) for batch in batches])

@@ -1,0 +1,116 @@
+"""Lines and pieces of text files in UTF-8, gzipped or not; what is damaged is said with its file and line."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+STDIN = "-"
+
+
+def suffix_of(source: str) -> str:
+    """Return the ending that says the format of a file: `.csv` of `A.CSV.gz`; `.txt` of standard input."""
+    return ".txt" if source == STDIN else Path(source.lower().removesuffix(".gz")).suffix
+
+
+def is_read_once(source: str) -> bool:
+    """Return whether this is standard input or a pipe, which cannot be read a second time."""
+    return source == STDIN or Path(source).is_fifo()
+
+
+def numbered_lines(source: str, newline: str | None = None) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file with their numbers, from 1.
+
+    Args:
+        source: The file; `-` is standard input.
+        newline: As in `open`: None makes every end of a line `\\n`, `""` leaves it.
+
+    Raises:
+        ValueError: If the file is not UTF-8, has a NUL byte, or is gzipped and damaged.
+        OSError: If it cannot be read.
+    """
+    return _checked(source, newline, lambda file: file, lambda line: 1)
+
+
+def numbered_pieces(source: str, size: int) -> Iterator[tuple[int, str]]:
+    """Yield the text of a file in pieces of this many characters, each with the number of the line it begins in.
+
+    Errors are those of `numbered_lines`.
+    """
+    return _checked(source, None, lambda file: iter(lambda: file.read(size), ""), lambda piece: piece.count("\n"))
+
+
+def check_readable(source: str) -> None:
+    """Raise unless there is a file to read.
+
+    Raises:
+        OSError: If there is none, or it is a folder, or it may not be read.
+    """
+    try:
+        if source != STDIN and not Path(source).is_fifo():
+            with open(source, "rb"):
+                pass
+    except OSError as error:
+        got = "a folder" if isinstance(error, IsADirectoryError) else error.strerror
+        raise type(error)(f"{source}: expected a file to read; got: {got}. Check the path.") from error
+
+
+def _checked(
+    source: str, newline: str | None, split: Callable[[TextIO], Iterable[str]], lines_of: Callable[[str], int]
+) -> Iterator[tuple[int, str]]:
+    line = 1
+    try:
+        with _open(source, newline) as file:
+            for piece in split(file):
+                if "\0" in piece or not (piece.isascii() or _is_unicode(piece)):
+                    raise ValueError(_problem(source, line, piece))
+                yield line, piece
+                line += lines_of(piece)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{source}, line {line}: expected a file packed by gzip; got a damaged one, or the first part of one "
+            f"({error}). Copy or pack it again."
+        ) from error
+
+
+def _open(source: str, newline: str | None) -> TextIO:
+    # bytes that are no UTF-8 become half characters, so that the line with them can be named
+    if source == STDIN:
+        if sys.stdin is None:
+            raise ValueError(f"{STDIN}: expected texts on standard input; it is closed.")
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline=newline)  # type: ignore[union-attr]
+        return sys.stdin
+    check_readable(source)
+    opened = gzip.open if source.lower().endswith(".gz") else open
+    return opened(source, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _problem(source: str, line: int, piece: str) -> str:
+    """What is wrong with the first character that is wrong, in which line."""
+    position, wrong = next(
+        (position, character)
+        for position, character in enumerate(piece)
+        if character == "\0" or "\ud800" <= character <= "\udfff"
+    )
+    where = f"{source}, line {line + piece.count(chr(10), 0, position)}"
+    if wrong == "\0":
+        return f"{where}: expected text; got a NUL byte. Convert the file to UTF-8, if it is text in UTF-16."
+    return f"{where}: expected UTF-8; got the byte 0x{ord(wrong) - 0xDC00:02x}. Convert the file."
+
+
+def rows_of_lines(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a file, each with where it stands and without its end."""
+    for number, line in numbered_lines(source):
+        yield f"line {number}", line.removesuffix("\n")

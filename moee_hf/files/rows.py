@@ -1,0 +1,69 @@
+"""What a row of a file is, in any format, and which of its columns are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# in place of names: every column but that of the texts
+ALL = "*"
+
+# the columns of a row that are kept: by their names, or the number of a row of a batch of Arrow's, with their types
+Kept: TypeAlias = "Mapping[str, Any] | tuple[pyarrow.RecordBatch, int]"
+
+
+class Row(NamedTuple):
+    """A row: where it stands in its file, whatever stands in the place of the text, and the columns that are kept."""
+
+    where: str
+    text: Any
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a file.
+
+    Attributes:
+        source: The file; `-` is standard input.
+        column: The column with texts. None: `text`.
+        delimiter: What separates the fields of a `.csv` or `.tsv`. None: a comma, or a tab.
+        keep: The columns to keep; `("*",)`: every other.
+    """
+
+    source: str
+    column: str | None = None
+    delimiter: str | None = None
+    keep: tuple[str, ...] = ()
+
+    @property
+    def text_column(self) -> str:
+        """The name of the column with texts."""
+        return "text" if self.column is None else self.column
+
+    def columns_to_keep(self, columns: Sequence[str]) -> list[str]:
+        """Return which of these columns are kept.
+
+        Raises:
+            ValueError: If the column with texts, or one that is to be kept, is not among them once.
+        """
+        kept = [name for name in columns if name != self.text_column] if self.keep == (ALL,) else list(self.keep)
+        for name, argument in ((self.text_column, "column"), *((name, "keep") for name in kept)):
+            if columns.count(name) != 1:
+                got = ", ".join(map(repr, columns)) or "none"
+                advice = "Name the column with texts by the argument column." if argument == "column" else ""
+                raise ValueError(
+                    f"{self.source}: expected one column {name!r}; got {got}. {advice or 'Name others to keep.'}"
+                )
+        return kept
+
+    def kept_fields(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fields of a row that are kept; one that it lacks is left out."""
+        if not self.keep:
+            return {}
+        names: Collection[str] = row.keys() - {self.text_column} if self.keep == (ALL,) else self.keep
+        return {name: row[name] for name in (row if self.keep == (ALL,) else self.keep) if name in names and name in row}
