@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 from ..files.folders import check_new_folder
-from ..files.texts import check_input, iter_texts
 from ..model.configuration_moee import MoEEConfig
 from ..model.modeling_moee import MoEEModel
 from ..model.statistics_moee import SAMPLE_SIZE
@@ -16,10 +15,13 @@ from .flags import (
     add_input_flags,
     add_model_flags,
     add_prompt_flag,
+    input_file,
     load_model,
     positive_int,
+    report_skipped,
     set_run,
 )
+from .progress import Counted, progress_lines
 from .routing import agreement_chart, layers_of_routing
 
 
@@ -60,32 +62,35 @@ def add_calibrate_command(commands: Commands) -> None:
 def _calibrate(arguments: argparse.Namespace) -> None:
     output = check_new_folder(arguments.output)
     choose = None if arguments.fit_alpha is None else _alpha_chooser(arguments)
-    check_input(arguments.input, arguments.column)
+    file = input_file(arguments)
+    file.check()
     model = load_model(arguments)
     prompt = model.config.find_prompts(arguments.prompt)
     number, sample = 0, []
 
     def stream() -> Iterator[str]:
         nonlocal number
-        for number, text in enumerate(iter_texts(arguments.input, arguments.column), 1):
+        for number, row in enumerate(file.rows(), 1):
             if choose is not None and number <= SAMPLE_SIZE:
-                sample.append(text)
-            yield text
+                sample.append(row.text)
+            yield row.text
 
-    model.calibrate(
-        stream(),
-        prompt=prompt,
-        batch_size=arguments.batch_size,
-        keep_routing=arguments.keep_routing,
-        # with another alpha they are others
-        dimensions=arguments.dimensions if choose is None else None,
-    )
+    with progress_lines():
+        model.calibrate(
+            stream() if file.count is None else Counted(stream(), file.count),
+            prompt=prompt,
+            batch_size=arguments.batch_size,
+            keep_routing=arguments.keep_routing,
+            # with another alpha they are others
+            dimensions=arguments.dimensions if choose is None else None,
+        )
     if choose is not None:
         model.config.alpha = choose(model)
         model.compress(sample, arguments.dimensions)
     (model.save_reference if arguments.reference else model.save_pretrained)(output)
     for line in _report(arguments, model.config):
         print(line, file=sys.stderr)
+    report_skipped(file)
     print(f"calibrated on {number} texts: {output}", file=sys.stderr)
 
 

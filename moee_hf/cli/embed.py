@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
-from ..files.embeddings import EmbeddingWriter, check_output
-from ..files.texts import check_input, iter_texts
+from ..files.columns import kept_columns
+from ..files.embeddings import STDOUT, EmbeddingWriter, check_columns, check_output
+from ..files.partial import remove_leftovers
+from ..files.rows import ALL, Row
+from ..files.texts import TextFile
 from ..model.compression_moee import PRECISIONS
 from ..model.configuration_moee import MoEEConfig
+from ..model.modeling_moee import MoEEModel
+from ..model.prompts_moee import TextError
 from .flags import (
     Commands,
     add_embedding_flags,
@@ -20,9 +26,12 @@ from .flags import (
     add_model_flags,
     add_prompt_flag,
     embedding_options,
+    input_file,
     load_model,
+    report_skipped,
     set_run,
 )
+from .progress import Counted, progress_lines
 
 
 def add_embed_command(commands: Commands) -> None:
@@ -34,7 +43,7 @@ def add_embed_command(commands: Commands) -> None:
         "texts than fit into memory.",
     )
     add_input_flags(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help=".npy, .parquet or .safetensors")
+    _add_output_flags(parser)
     parser.add_argument(
         "--normalize", action="store_true", help="scale embeddings to length 1 (Python: normalize_embeddings=True)"
     )
@@ -51,40 +60,93 @@ def add_embed_command(commands: Commands) -> None:
     set_run(parser, _embed)
 
 
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the file with embeddings, and what stands beside them in it."""
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help=f".npy, .safetensors, .parquet or .jsonl; {STDOUT} for standard output, as .jsonl",
+    )
+    parser.add_argument(
+        "--keep",
+        type=_names,
+        default=(),
+        metavar="COLUMNS",
+        help=f"columns of the input that the output has too, such as id,title; '{ALL}' for all (.parquet, .jsonl)",
+    )
+    parser.add_argument("--no-text", action="store_true", help="leave the texts out of .parquet or .jsonl")
+    parser.add_argument(
+        "--keep-empty",
+        action="store_true",
+        help="embed empty texts too, so that there is an embedding for each row (default: skip and count them)",
+    )
+
+
 def _embed(arguments: argparse.Namespace) -> None:
-    check_output(arguments.output)
-    check_input(arguments.input, arguments.column)
+    check_output(arguments.output, arguments.input)
+    file = input_file(arguments, arguments.keep, arguments.keep_empty)
+    file.check()
+    check_columns(arguments.output, file.kept, not arguments.no_text)
+    for leftover in remove_leftovers(Path(arguments.output)) if arguments.output != STDOUT else ():
+        print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
     model = load_model(arguments)
     options = {"batch_size": arguments.batch_size, "normalize_embeddings": arguments.normalize}
     options |= embedding_options(arguments, model.config) | {"precision": arguments.precision}
-    texts = iter_texts(arguments.input, arguments.column)
-    with EmbeddingWriter(arguments.output, _metadata(arguments, model.config)) as writer:
-        for chunk, embeddings in with_texts(lambda texts: model.encode_stream(texts, **options), texts):
-            writer.write(chunk, embeddings)
+    if file.first_empty is not None:
+        _check_empty(model, file, options["prompt"])
+    with EmbeddingWriter(arguments.output, _metadata(arguments, model.config)) as writer, progress_lines():
+        for rows, embeddings in with_rows(lambda texts: model.encode_stream(texts, **options), file):
+            texts = None if arguments.no_text else [row.text for row in rows]
+            writer.write(texts, embeddings, None if file.kept is None else kept_columns(rows, file.kept))
     unit = " bytes" if arguments.precision in ("binary", "ubinary") else ""
+    report_skipped(file)
     print(f"{writer.count} embeddings of width {writer.width}{unit}: {arguments.output}", file=sys.stderr)
 
 
-def with_texts(
-    encode: Callable[[Iterable[str]], Iterable[np.ndarray]], texts: Iterable[str]
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield the embeddings of a stream chunk by chunk, each chunk with its texts; no other texts are kept.
+def with_rows(
+    encode: Callable[[Iterable[str]], Iterable[np.ndarray]], file: TextFile
+) -> Iterator[tuple[list[Row], np.ndarray]]:
+    """Yield the embeddings of a file chunk by chunk, each chunk with its rows; no other rows are kept.
 
     Args:
-        encode: Makes arrays of shape `(n, embedding_size)` of a stream, each of the next n texts.
-        texts: The stream.
+        encode: Makes arrays of shape `(n, embedding_size)` of a stream of texts, each of the next n.
+        file: The texts.
+
+    Raises:
+        ValueError: If a text cannot be embedded; names where it stands in the file.
     """
-    waiting: list[str] = []  # read, and not embedded yet
+    waiting: list[Row] = []  # read, and not embedded yet
+    done = 0
 
     def stream() -> Iterator[str]:
-        for text in texts:
-            waiting.append(text)
-            yield text
+        for row in file.rows():
+            waiting.append(row)
+            yield row.text
 
-    for embeddings in encode(stream()):
-        chunk = waiting[: len(embeddings)]
-        del waiting[: len(embeddings)]
-        yield chunk, embeddings
+    try:
+        for embeddings in encode(stream() if file.count is None else Counted(stream(), file.count)):
+            rows = waiting[: len(embeddings)]
+            del waiting[: len(embeddings)]
+            done += len(rows)
+            yield rows, embeddings
+    except TextError as error:
+        raise ValueError(f"{file.source}, {waiting[error.index - done].where}: {error.problem}") from error
+
+
+def _check_empty(model: MoEEModel, file: TextFile, prompt: str | Sequence[str] | None) -> None:
+    """Raise unless the model can embed an empty text: before the work, not in the middle of it."""
+    try:
+        model.tokenize("", prompt=prompt)
+    except TextError as error:
+        raise ValueError(f"{file.source}, {file.first_empty}: {error.problem}") from error
+
+
+def _names(value: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    if "" in names or (ALL in names and len(names) > 1):
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, or '{ALL}'; got {value!r}")
+    return names
 
 
 def _metadata(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, str]:

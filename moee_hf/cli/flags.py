@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 
 from .. import EMBEDDED
+from ..files.texts import TextFile
 from ..model.configuration_moee import MoEEConfig
 from ..model.functional_moee import COMBINATIONS, check_alpha
 from ..model.modeling_moee import MoEEModel
@@ -25,14 +27,41 @@ def set_run(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace],
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the file with texts."""
+    """Add the file with texts; `input_file` is what they stand for."""
     parser.add_argument(
         "input",
         metavar="FILE",
-        help=".txt, .jsonl or .csv, gzipped or not, or .parquet; - for standard input, a text a line",
+        help=".txt, .jsonl, .json, .csv or .tsv, gzipped or not, or .parquet; - for standard input, a text a line",
     )
-    parser.add_argument("--column", default="text", help="field of the input that holds the text (default: text)")
+    parser.add_argument("--column", help="field of the input that holds the text (default: text)")
+    parser.add_argument(
+        "--delimiter",
+        type=lambda value: "\t" if value == "\\t" else value,
+        metavar="CHARACTER",
+        help="what separates the fields of .csv (default: a comma) or .tsv (default: a tab), such as ';' or '\\t'",
+    )
     add_batch_size_flag(parser)
+
+
+def input_file(arguments: argparse.Namespace, keep: tuple[str, ...] = (), keep_empty: bool = False) -> TextFile:
+    """Return the file with texts that the flags name.
+
+    Args:
+        arguments: The flags.
+        keep: As `TextFile` takes it, here and below.
+        keep_empty: Whether empty texts are texts.
+
+    Raises:
+        ValueError: If there is no such format, or it has no use for a flag.
+    """
+    return TextFile(arguments.input, arguments.column, arguments.delimiter, keep, keep_empty)
+
+
+def report_skipped(file: TextFile) -> None:
+    """Say how many empty texts were skipped, if any."""
+    if file.skipped:
+        texts = "1 empty text was" if file.skipped == 1 else f"{file.skipped:,} empty texts were"
+        print(f"{file.source}: {texts} skipped", file=sys.stderr)
 
 
 def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ def delimited_rows(request: Request) -> Iterator[Row]:
     if request.delimiter is None and (other := _likely_delimiter(header, delimiter, request.text_column)):
         raise ValueError(
             f"{request.source}: expected fields separated by {delimiter!r}; got {delimiter.join(header)!r}, which "
-            f"{other!r} seems to separate. Name it by the argument delimiter: --delimiter {_shown(other)}."
+            f"{other!r} seems to separate. Name it by the argument delimiter: --delimiter {other!r}."
         )
     kept = request.columns_to_keep(header)
     text, indices = header.index(request.text_column), [header.index(name) for name in kept]
@@ -71,23 +71,23 @@ def _rows(source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         line = lines.first + _line_of_last_quote(lines.row, delimiter)
         raise ValueError(
-            f"{source}, line {line}: expected a quotation mark that opens a field and one that closes it; got one that "
-            f"is not closed, or text behind it ({error}). Write a quotation mark in a text as two, and the field in "
-            "quotation marks; a file of texts of very many lines is better .jsonl."
+            f"{source}, line {line}: expected a quotation mark that opens a field to be closed at its end; got none, "
+            f"or text behind it ({error}). Write a quotation mark in a text as two, and the field in quotation marks; "
+            "texts of very many lines are better in .jsonl."
         ) from error
 
 
 def _line_of_last_quote(lines: list[str], delimiter: str) -> int:
     """Return in which line the last quoted field of a row opens, counted from 0."""
-    opened, quoted, start = 0, False, True
+    opened, quoted, before = 0, False, delimiter
     for number, line in enumerate(lines):
         for character in line:
-            if quoted:
-                quoted = character != '"'
-            elif character == '"' and start:
-                opened, quoted = number, True
-            # behind the first of two quotation marks the field goes on
-            start = character == delimiter or character == '"'
+            if character == '"':
+                if before == delimiter and not quoted:
+                    opened = number
+                # a quotation mark in the middle of a field that has none around it is one like any character
+                quoted = not quoted and (before == delimiter or before == '"')
+            before = character
     return opened
 
 
@@ -101,7 +101,3 @@ def _likely_delimiter(header: list[str], delimiter: str, column: str) -> str | N
     if len(header) == 1:
         with_column += counts
     return next(iter(with_column), None)
-
-
-def _shown(delimiter: str) -> str:
-    return repr(delimiter)

@@ -1,36 +1,83 @@
-"""Embeddings to files, chunk by chunk, so that any number of them takes no memory."""
+"""Embeddings to files, which are complete, or not there."""
 
 from __future__ import annotations
 
-import io
-import json
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
+from .formats import FORMATS, SAFETENSORS_TYPES, WITH_COLUMNS, Format
 from .parquet import import_pyarrow
+from .partial import Partial, named_errors
+
+if TYPE_CHECKING:
+    import pyarrow
+
+STDOUT = "-"
 
 
-def check_output(output: str) -> None:
+def check_output(output: str, source: str | None = None) -> None:
     """Raise unless embeddings can be written to this file: asked before the work, not after.
 
+    Args:
+        output: The file; `-` is standard output.
+        source: The file with the texts, which must be another.
+
     Raises:
-        ValueError: If the format is none of `.npy`, `.parquet`, `.safetensors`.
-        OSError: If the folder is not there or not writable.
+        ValueError: If the format is none of those of `EmbeddingWriter`, or the file is that with the texts.
+        OSError: If the folder is not there or not writable, or there is something of this name that is no file.
         ImportError: If the format needs a package that is not installed.
     """
-    path, suffix = Path(output), Path(output).suffix.lower()
-    if suffix not in _FORMATS:
-        raise ValueError(f"{output}: expected a file ending in {', '.join(_FORMATS)}; got {suffix!r}.")
+    if output == STDOUT:
+        return
+    path, suffix = Path(output), format_of(output)
+    if path.exists() and source is not None and os.path.exists(source) and path.samefile(source):
+        raise ValueError(f"{output}: expected another file than the one with the texts; got the same. Name another.")
     if path.is_dir():
         raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
-    if not os.access(path.parent, os.W_OK):
+    if path.exists() and not path.is_file():
+        raise OSError(f"{output}: expected a file to write; there is a device or a pipe of this name.")
+    folder = path.resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is not there or not writable.")
     if suffix == ".parquet":
         import_pyarrow()
+
+
+def format_of(output: str) -> str:
+    """Return the format of a file with embeddings, as its ending: `.jsonl` of standard output.
+
+    Raises:
+        ValueError: If there is no such format.
+    """
+    suffix = ".jsonl" if output == STDOUT else Path(output).suffix.lower()
+    if suffix not in FORMATS:
+        raise ValueError(f"{output}: expected a file ending in {', '.join(FORMATS)}; got {suffix!r}.")
+    return suffix
+
+
+def check_columns(output: str, columns: pyarrow.Schema | None, with_text: bool) -> None:
+    """Raise unless a file can have these columns beside the embeddings.
+
+    Raises:
+        ValueError: If its format has no columns, or two have one name.
+    """
+    if columns is not None and format_of(output) not in WITH_COLUMNS:
+        raise ValueError(f"keep: expected an output in {' or '.join(WITH_COLUMNS)}, which have columns; got {output}.")
+    if not with_text and format_of(output) not in WITH_COLUMNS:
+        raise ValueError(f"no_text: expected an output in {' or '.join(WITH_COLUMNS)}; {output} has no texts anyway.")
+    names = [] if columns is None else columns.names
+    for name in ("embedding", "text") if with_text else ("embedding",):
+        if name in names:
+            raise ValueError(
+                f"keep: expected other columns than {name!r}, which is written beside them; got {', '.join(names)}. "
+                "Name those to keep, or rename it."
+            )
 
 
 class EmbeddingWriter:
@@ -39,11 +86,13 @@ class EmbeddingWriter:
         with EmbeddingWriter("vectors.npy", {"model": "embedded"}) as writer:
             writer.write(texts, embeddings)
 
-    Until the context ends without an error, a file of this name stays as it was.
+    Until the context ends without an error, a file of this name stays as it was. If two write the same file at once,
+    the last to end leaves its own, whole. Only to standard output everything goes at once.
 
     Args:
-        output: `.npy` (the array), `.safetensors` (tensor `embeddings`, and the metadata) or `.parquet` (columns
-            `text` and `embedding`, a fixed-size list, and the metadata).
+        output: `.npy` (the array), `.safetensors` (tensor `embeddings`, and the metadata), `.parquet` (columns `text`,
+            those that are kept, and `embedding`, a fixed-size list, and the metadata) or `.jsonl` (an object a line
+            with the same fields); `-` is standard output, as `.jsonl`.
         metadata: How the embeddings were made.
 
     Attributes:
@@ -52,127 +101,78 @@ class EmbeddingWriter:
 
     Raises:
         ValueError: If the format is another, or at the end nothing was written.
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written; it names the file.
     """
 
     def __init__(self, output: str, metadata: dict[str, str]):
         check_output(output)
         self.count = self.width = 0
-        self._metadata = metadata
-        self._path = Path(output)
-        self._partial = self._path.with_name(f".{self._path.name}.partial")
-        self._format: _Format | None = None
+        self._metadata, self._output = metadata, output
+        self._format: Format | None = None
         self._dtype: np.dtype[Any] = np.dtype(np.float32)
+        self._partial = None if output == STDOUT else Partial(Path(output))
 
     def __enter__(self) -> Self:
+        with self._named_errors():
+            self._file = _stdout() if self._partial is None else self._partial.path.open("wb")
         return self
 
-    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
+    def write(self, texts: Sequence[str] | None, embeddings: np.ndarray, columns: pyarrow.Table | None = None) -> None:
         """Add a chunk.
 
         Args:
-            texts: n texts, of which `.parquet` keeps a column.
+            texts: n texts, of which `.parquet` and `.jsonl` keep a column. None: they keep none.
             embeddings: Float32, int8 or uint8 of shape `(n, embedding_size)`, of the same texts.
+            columns: Other columns of n rows, which the same two keep, with the same names and types in each chunk.
 
         Raises:
-            ValueError: If they are of another type, or not of the type and width of the first chunk.
+            ValueError: If embeddings are of another type, or not of the type and width of the first chunk.
+            OSError: If they cannot be written.
         """
-        if self._format is None:
-            self.width, self._dtype = embeddings.shape[1], embeddings.dtype
-            if self._dtype not in _SAFETENSORS_TYPES:
-                raise ValueError(f"embeddings: expected float32, int8 or uint8; got {self._dtype}.")
-            options = (self._partial, self.width, self._dtype, self._metadata)
-            self._format = _FORMATS[self._path.suffix.lower()](*options)
-        if (embeddings.dtype, embeddings.shape[1]) != (self._dtype, self.width):
-            raise ValueError(
-                f"embeddings: expected {self._dtype} of width {self.width}, as the first chunk; got "
-                f"{embeddings.dtype} of width {embeddings.shape[1]}."
-            )
-        self._format.write(texts, embeddings)
+        with self._named_errors():
+            if self._format is None:
+                self.width, self._dtype = embeddings.shape[1], embeddings.dtype
+                if self._dtype not in SAFETENSORS_TYPES:
+                    raise ValueError(f"embeddings: expected float32, int8 or uint8; got {self._dtype}.")
+                make = FORMATS[format_of(self._output)]
+                self._format = make(self._file, self.width, self._dtype, self._metadata)
+            if (embeddings.dtype, embeddings.shape[1]) != (self._dtype, self.width):
+                raise ValueError(
+                    f"embeddings: expected {self._dtype} of width {self.width}, as the first chunk; got "
+                    f"{embeddings.dtype} of width {embeddings.shape[1]}."
+                )
+            self._format.write(texts, embeddings, columns)
+            if self._partial is None:
+                self._file.flush()
         self.count += len(embeddings)
+
+    def _named_errors(self) -> contextlib.AbstractContextManager[None]:
+        # of standard output, a pipe that is closed is no error of a file
+        return contextlib.nullcontext() if self._partial is None else named_errors(Path(self._output))
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
-            if self._format is not None:
-                self._format.close()
-            elif error is None:
-                raise ValueError(f"{self._path}: expected embeddings to write; got none.")
-            if error is None:
-                self._partial.replace(self._path)
-        except OSError:
+            with self._named_errors():
+                self._close()
+            if error is None and self._format is None:
+                raise ValueError(f"{self._output}: expected embeddings to write; got none.")
+            if error is None and self._partial is not None:
+                self._partial.put_in_place()
+        except (OSError, ValueError):
             # after another error, that one is what the caller should see
             if error is None:
                 raise
         finally:
-            self._partial.unlink(missing_ok=True)
+            if self._partial is not None:
+                self._partial.remove()
+
+    def _close(self) -> None:
+        if self._partial is not None:
+            with self._file:
+                if self._format is not None:
+                    self._format.close()
 
 
-class _Format(Protocol):
-    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _RawFile:
-    """Numbers behind a header that says how many, and is written again at the end, at the same length."""
-
-    def __init__(self, path: Path, header: Callable[[int], bytes]):
-        self.header, self.count = header, 0
-        self.file = path.open("wb")
-        self.file.write(header(0))
-
-    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
-        little_endian = embeddings.dtype.newbyteorder("<")
-        self.file.write(embeddings.astype(little_endian, copy=False).tobytes())
-        self.count += len(embeddings)
-
-    def close(self) -> None:
-        with self.file:
-            self.file.seek(0)
-            self.file.write(self.header(self.count))
-
-
-def _npy(path: Path, width: int, dtype: np.dtype[Any], metadata: dict[str, str]) -> _RawFile:
-    description = np.lib.format.dtype_to_descr(dtype.newbyteorder("<"))
-
-    def header(count: int) -> bytes:
-        file = io.BytesIO()  # numpy leaves room for the number of rows to grow
-        content = {"descr": description, "fortran_order": False, "shape": (count, width)}
-        np.lib.format.write_array_header_1_0(file, content)
-        return file.getvalue()
-
-    return _RawFile(path, header)
-
-
-def _safetensors(path: Path, width: int, dtype: np.dtype[Any], metadata: dict[str, str]) -> _RawFile:
-    # https://huggingface.co/docs/safetensors: 8 bytes that count those of a JSON object, which spaces may follow
-    def header(count: int) -> bytes:
-        end = dtype.itemsize * count * width
-        tensor = {"dtype": _SAFETENSORS_TYPES[dtype], "shape": [count, width], "data_offsets": [0, end]}
-        return json.dumps({"__metadata__": metadata, "embeddings": tensor}).encode()
-
-    room = -(-len(header(10**15)) // 8) * 8
-    return _RawFile(path, lambda count: room.to_bytes(8, "little") + header(count).ljust(room))
-
-
-class _ParquetFile:
-    def __init__(self, path: Path, width: int, dtype: np.dtype[Any], metadata: dict[str, str]):
-        self.pa = pa = import_pyarrow()
-        embedding = pa.list_(pa.from_numpy_dtype(dtype), width)
-        self.schema = pa.schema([("text", pa.large_string()), ("embedding", embedding)], metadata=metadata)
-        self.file = pa.parquet.ParquetWriter(path, self.schema)
-
-    def write(self, texts: Sequence[str], embeddings: np.ndarray) -> None:
-        vectors = self.pa.FixedSizeListArray.from_arrays(self.pa.array(embeddings.ravel()), embeddings.shape[1])
-        self.file.write_table(self.pa.table([self.pa.array(texts, self.pa.large_string()), vectors], self.schema))
-
-    def close(self) -> None:
-        self.file.close()
-
-
-_SAFETENSORS_TYPES = {np.dtype(np.float32): "F32", np.dtype(np.int8): "I8", np.dtype(np.uint8): "U8"}
-_FORMATS: dict[str, Callable[[Path, int, np.dtype[Any], dict[str, str]], _Format]] = {
-    ".npy": _npy,
-    ".parquet": _ParquetFile,
-    ".safetensors": _safetensors,
-}
+def _stdout() -> BinaryIO:
+    sys.stdout.flush()
+    return sys.stdout.buffer

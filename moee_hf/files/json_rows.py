@@ -106,8 +106,7 @@ class _Text:
     @property
     def line(self) -> int:
         """The number of the line at the position."""
-        self._line += self._text.count("\n", self._counted, self.position)
-        self._counted = self.position
+        self._count_lines()
         return self._line
 
     def error(self, problem: str) -> ValueError:
@@ -140,18 +139,17 @@ class _Text:
             return value
 
     def _read_on(self) -> bool:
-        """Forget what is behind, and read as much as is still to look at, or a piece; return whether there was more."""
-        assert self.line  # count the lines that are forgotten
-        self._text = self._text[self.position :]
-        self.position = self._counted = 0
-        parts = [self._text]
-        wanted = len(self._text)
-        while True:
-            _, piece = next(self._pieces, (0, ""))
+        """Forget what is behind, and read as much as is still ahead, or a piece; return whether there was more."""
+        self._count_lines()
+        parts = [self._text[self.position :]]
+        wanted = len(parts[0])
+        while wanted >= 0 and (piece := next(self._pieces, (0, ""))[1]):
             parts.append(piece)
             wanted -= len(piece)
-            if not piece or wanted <= 0:
-                break
-        length = len(self._text)
         self._text = "".join(parts)
-        return len(self._text) > length
+        self.position = self._counted = 0
+        return len(parts) > 1
+
+    def _count_lines(self) -> None:
+        self._line += self._text.count("\n", self._counted, self.position)
+        self._counted = self.position

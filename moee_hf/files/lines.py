@@ -23,11 +23,11 @@ def is_read_once(source: str) -> bool:
 
 
 def numbered_lines(source: str, newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file with their numbers, from 1.
+    r"""Yield the lines of a text file with their numbers, from 1.
 
     Args:
         source: The file; `-` is standard input.
-        newline: As in `open`: None makes every end of a line `\\n`, `""` leaves it.
+        newline: As in `open`: None makes every end of a line `\n`, `""` leaves it.
 
     Raises:
         ValueError: If the file is not UTF-8, has a NUL byte, or is gzipped and damaged.
@@ -59,6 +59,16 @@ def check_readable(source: str) -> None:
         raise type(error)(f"{source}: expected a file to read; got: {got}. Check the path.") from error
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can hold a text; JSON can spell half of a character."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
 def _checked(
     source: str, newline: str | None, split: Callable[[TextIO], Iterable[str]], lines_of: Callable[[str], int]
 ) -> Iterator[tuple[int, str]]:
@@ -66,7 +76,7 @@ def _checked(
     try:
         with _open(source, newline) as file:
             for piece in split(file):
-                if "\0" in piece or not (piece.isascii() or _is_unicode(piece)):
+                if "\0" in piece or not is_unicode(piece):
                     raise ValueError(_problem(source, line, piece))
                 yield line, piece
                 line += lines_of(piece)
@@ -87,14 +97,6 @@ def _open(source: str, newline: str | None) -> TextIO:
     check_readable(source)
     opened = gzip.open if source.lower().endswith(".gz") else open
     return opened(source, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _problem(source: str, line: int, piece: str) -> str:

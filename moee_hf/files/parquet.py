@@ -53,7 +53,7 @@ def parquet_rows(request: Request) -> Iterator[Row]:
                 for index, text in enumerate(batch.column(request.text_column).to_pylist()):
                     number += 1
                     yield Row(f"row {number}", text, (beside, index))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{source}: expected a Parquet file; got a damaged one, or another ({error}).") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -63,7 +63,5 @@ class Request:
 
     def kept_fields(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the fields of a row that are kept; one that it lacks is left out."""
-        if not self.keep:
-            return {}
-        names: Collection[str] = row.keys() - {self.text_column} if self.keep == (ALL,) else self.keep
-        return {name: row[name] for name in (row if self.keep == (ALL,) else self.keep) if name in names and name in row}
+        names = [name for name in row if name != self.text_column] if self.keep == (ALL,) else self.keep
+        return {name: row[name] for name in names if name in row}

@@ -2,67 +2,147 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
-import json
 import math
-import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from .parquet import import_pyarrow
+from .columns import ColumnTypes
+from .delimited import delimited_rows
+from .json_rows import fields_of_line, json_array_rows, json_line_rows
+from .lines import is_read_once, is_unicode, rows_of_lines, suffix_of
+from .parquet import parquet_rows
+from .rows import Request, Row
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
-def read_texts(source: str, column: str = "text") -> list[str]:
+def read_texts(source: str, column: str | None = None) -> list[str]:
     """Read the texts of a file, all of them, in order; arguments and errors are those of `iter_texts`."""
     return list(iter_texts(source, column))
 
 
-def check_input(source: str, column: str = "text") -> None:
-    """Raise what `iter_texts` raises anywhere in a file: asked before the work, not in the middle of it.
-
-    Standard input and pipes can be read only once; of them nothing is checked.
-    """
-    if source != "-" and not Path(source).is_fifo():
-        for _ in iter_texts(source, column):
-            pass
-
-
-def iter_texts(source: str, column: str = "text") -> Iterator[str]:
-    """Yield the texts of a file, in order.
+def iter_texts(source: str, column: str | None = None) -> Iterator[str]:
+    """Yield the texts of a file, in order, without the empty ones.
 
     Args:
-        source: A `.txt` (a text a line), `.jsonl` or `.csv` (with a header) file in UTF-8, which may be gzipped
-            (`.jsonl.gz`), or a `.parquet` file; `-` is standard input, a text a line.
-        column: The field that holds the text, where the format has fields.
+        source: The file, as `TextFile` takes it, here and below.
+        column: The field that holds the text, where the format has fields. None: `text`.
 
     Raises:
-        ValueError: If the format is another, a row has no text, there is no row, or the file is not UTF-8.
+        ValueError: If the format is another, a row is damaged, there is no text, or the file is not UTF-8.
         OSError: If the file cannot be read.
     """
-    suffix = ".txt" if source == "-" else _suffix(source)
-    if suffix == ".parquet":
-        rows = _parquet_rows(source, column)
-    elif suffix in _READERS:
-        rows = _READERS[suffix](_open(source), source, column)
-    else:
-        raise ValueError(f"{source}: expected a file ending in {', '.join([*_READERS, '.parquet'])}; got {suffix!r}.")
-    empty = True
-    with _readable(source):
-        for where, text in rows:
-            if not isinstance(text, str) or not text:
-                raise ValueError(f"{source}, {where}: expected a text; got {text!r}. Leave the row out.")
-            empty = False
-            yield text
-    if empty:
-        raise ValueError(f"{source}: expected texts; got none.")
+    return (row.text for row in TextFile(source, column).rows())
+
+
+class TextFile:
+    """A file with texts; what it holds is read anew at each call.
+
+    A text is empty if there is nothing, or white space alone, or a null in its place; a row without a field for it is
+    an error. Blank lines between rows of `.csv`, `.tsv` and `.jsonl` are no rows.
+
+    Args:
+        source: A `.txt` (a text a line), `.jsonl` (an object a line), `.json` (an array of objects, or of strings),
+            `.csv` or `.tsv` (with a header) file in UTF-8, which may be gzipped (`.jsonl.gz`), or a `.parquet` file;
+            `-` is standard input, a text a line.
+        column: The field that holds the text, where the format has fields. None: `text`.
+        delimiter: What separates the fields of a `.csv` or `.tsv` file. None: a comma, or a tab.
+        keep: The columns to read beside the texts; `("*",)`: every other. `.csv` and `.tsv` have strings alone.
+        keep_empty: Whether empty texts are texts like any other, as they are, a null as `""`. False: they are skipped.
+
+    Attributes:
+        count: Number of the texts, from `check` on. None: not known.
+        skipped: Number of the empty texts that were skipped, in as much as was read the last time.
+        first_empty: Where the first empty text stands that was kept, in the same. None: nowhere.
+        kept: Names and types of the columns to keep, from `check` on, as a schema of Arrow's. None: there are none.
+
+    Raises:
+        ValueError: If the format is another, or has no use for an argument.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        column: str | None = None,
+        delimiter: str | None = None,
+        keep: tuple[str, ...] = (),
+        keep_empty: bool = False,
+    ):
+        suffix = suffix_of(source)
+        if suffix not in _READERS or (suffix == ".parquet" and source.lower().endswith(".gz")):
+            raise ValueError(f"{source}: expected a file ending in {', '.join(_READERS)}; got {suffix!r}.")
+        if suffix == ".txt" and column is not None:
+            raise ValueError(f"column: expected none of lines of text, which have no columns; got {column!r}.")
+        if suffix == ".txt" and keep:
+            raise ValueError(f"keep: expected none of lines of text, which have no columns; got {', '.join(keep)!r}.")
+        if keep and is_read_once(source):
+            raise ValueError(f"keep: expected a file, which is read twice to find the types; {source} is a pipe.")
+        if delimiter is not None and suffix not in (".csv", ".tsv"):
+            raise ValueError(f"delimiter: expected none but for .csv and .tsv; got {delimiter!r}.")
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n\0' or not delimiter.isascii()):
+            raise ValueError(f"delimiter: expected one character, such as ';' or '\\t'; got {delimiter!r}.")
+        self.source, self._keep_empty = source, keep_empty
+        self.count: int | None = None
+        self.skipped = 0
+        self.first_empty: str | None = None
+        self.kept: pyarrow.Schema | None = None
+        self._request, self._read = Request(source, column, delimiter, keep), _READERS[suffix]
+
+    def check(self) -> None:
+        """Raise what `rows` raises anywhere in the file: asked before the work, not in the middle of it.
+
+        Standard input and pipes can be read only once; of them nothing is checked.
+
+        Raises:
+            ValueError: As `rows`; or if there is no such column to keep, or it has values of several types.
+            OSError: If the file cannot be read.
+        """
+        if is_read_once(self.source):
+            return
+        types, count = ColumnTypes(self.source, self._request.keep) if self._request.keep else None, 0
+        for row in self.rows():
+            count += 1
+            if types is not None:
+                types.add(row)
+        self.count, self.kept = count, types and types.schema()
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows with their texts, in order.
+
+        Raises:
+            ValueError: If a row is damaged, its text is no string, there is no text, or the file is not UTF-8.
+            OSError: If the file cannot be read.
+        """
+        self.skipped, self.first_empty, found = 0, None, False
+        for where, value, kept in self._read(self._request):
+            text = self._checked(where, "" if value is None else value)
+            if text.strip():
+                pass
+            elif not self._keep_empty:
+                self.skipped += 1
+                continue
+            elif self.first_empty is None:
+                self.first_empty = where
+            found = True
+            yield Row(where, text, kept)
+        if not found:
+            got = f"{self.skipped} empty ones" if self.skipped else "none"
+            raise ValueError(f"{self.source}: expected texts; got {got}.")
+
+    def _checked(self, where: str, text: Any) -> str:
+        if not isinstance(text, str):
+            raise ValueError(f"{self.source}, {where}: expected a text; got {str(text)[:80]}. Leave the row out.")
+        if not is_unicode(text):
+            raise ValueError(
+                f"{self.source}, {where}: expected valid Unicode; got half a character, such as '\\ud800', which "
+                "another program has cut. Leave the row out."
+            )
+        return text
 
 
 def read_fields(source: str, fields: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Read some fields of every row of a `.jsonl` file, which may be gzipped, as columns.
+    """Read some fields of every row of a `.jsonl` file, which may be gzipped, as columns; blank lines are no rows.
 
     Args:
         source: The file.
@@ -73,31 +153,17 @@ def read_fields(source: str, fields: Mapping[str, Any]) -> dict[str, list[Any]]:
         OSError: If the file cannot be read.
     """
     columns: dict[str, list[Any]] = {field: [] for field in fields}
-    with _readable(source):
-        for where, line in _lines(_open(source)):
-            row = _json_fields(line, source, where, fields)
-            for field, kind in fields.items():
-                if not _has_type(value := row[field], kind):
-                    raise ValueError(
-                        f"{source}, {where}: expected {field!r} of type {_type_name(kind)}; got {value!r}."
-                    )
-                columns[field].append(value)
+    for where, line in rows_of_lines(source):
+        if not line.strip():
+            continue
+        row = fields_of_line(line, source, where, fields)
+        for field, kind in fields.items():
+            if not _has_type(value := row[field], kind):
+                raise ValueError(f"{source}, {where}: expected {field!r} of type {_type_name(kind)}; got {value!r}.")
+            columns[field].append(value)
     if not all(columns.values()):
         raise ValueError(f"{source}: expected rows; got none.")
     return columns
-
-
-@contextlib.contextmanager
-def _readable(source: str) -> Iterator[None]:
-    """Turn what damaged files raise inside the context into errors that name the file."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{source}: expected a file packed by gzip; got a damaged one ({error}).") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: expected UTF-8; got something else ({error}). Convert the file.") from error
-    except csv.Error as error:
-        raise ValueError(f"{source}: expected CSV; got something else ({error}).") from error
 
 
 def _has_type(value: Any, kind: Any) -> bool:
@@ -106,8 +172,7 @@ def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
     if isinstance(value, str):
-        # JSON can spell half of a character, which no file in UTF-8 can hold
-        return not any("\ud800" <= character <= "\udfff" for character in value)
+        return is_unicode(value)
     return not isinstance(value, int | float) or math.isfinite(value)
 
 
@@ -117,84 +182,15 @@ def _type_name(kind: Any) -> str:
     return " or ".join(part.__name__ for part in (kind if isinstance(kind, tuple) else (kind,)))
 
 
-def _open(source: str) -> TextIO:
-    if source == "-":
-        sys.stdin.reconfigure(encoding="utf-8-sig", newline=None)  # type: ignore[union-attr]
-        return sys.stdin
-    opened = gzip.open if source.lower().endswith(".gz") else open
-    return opened(source, "rt", encoding="utf-8-sig", newline="" if _suffix(source) == ".csv" else None)
+def _text_rows(request: Request) -> Iterator[Row]:
+    return (Row(where, line, {}) for where, line in rows_of_lines(request.source))
 
 
-def _suffix(source: str) -> str:
-    return Path(source.lower().removesuffix(".gz")).suffix
-
-
-def _lines(file: TextIO) -> Iterator[tuple[str, str]]:
-    with file:
-        for number, line in enumerate(file, 1):
-            yield f"line {number}", line.removesuffix("\n")
-
-
-# the formats: `(where, text)` of every row, whatever stands in the place of the text
-
-
-def _text_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
-    return _lines(file)
-
-
-def _json_lines(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
-    for where, line in _lines(file):
-        yield where, _json_fields(line, source, where, [column])[column]
-
-
-def _json_fields(line: str, source: str, where: str, fields: Iterable[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{source}, {where}: expected a JSON object; got {line[:80]!r} ({error}). Leave the row out."
-        ) from error
-    for field in fields:
-        if not isinstance(row, dict) or field not in row:
-            raise ValueError(f"{source}, {where}: expected an object with the field {field!r}; got {line[:80]!r}.")
-    return row
-
-
-def _csv_rows(file: TextIO, source: str, column: str) -> Iterator[tuple[str, Any]]:
-    with file:
-        csv.field_size_limit(2**31 - 1)  # a text may be longer than the default of 128 KiB
-        reader = csv.DictReader(file)
-        _check_column(source, column, reader.fieldnames or [])
-        for row in reader:
-            where = f"line {reader.line_num}"
-            if None in row:
-                raise ValueError(
-                    f"{source}, {where}: expected {len(reader.fieldnames or [])} fields; got more. Quote texts that "
-                    "hold a comma."
-                )
-            yield where, row[column]
-
-
-def _parquet_rows(source: str, column: str) -> Iterator[tuple[str, Any]]:
-    file = import_pyarrow().parquet.ParquetFile(source)
-    _check_column(source, column, file.schema_arrow.names)
-    number = 0
-    for batch in file.iter_batches(columns=[column]):
-        for text in batch.column(0).to_pylist():
-            number += 1
-            yield f"row {number}", text
-
-
-def _check_column(source: str, column: str, columns: Any) -> None:
-    if list(columns).count(column) != 1:
-        raise ValueError(
-            f"{source}: expected one column {column!r}; got {', '.join(map(repr, columns)) or 'none'}. Name the "
-            "column with texts by the argument column."
-        )
-
-
-_READERS: dict[str, Callable[[TextIO, str, str], Iterator[tuple[str, Any]]]] = {
-    ".txt": _text_lines,
-    ".jsonl": _json_lines,
-    ".csv": _csv_rows,
+_READERS: dict[str, Callable[[Request], Iterator[Row]]] = {
+    ".txt": _text_rows,
+    ".jsonl": json_line_rows,
+    ".json": json_array_rows,
+    ".csv": delimited_rows,
+    ".tsv": delimited_rows,
+    ".parquet": parquet_rows,
 }

@@ -12,7 +12,6 @@ from support.common import CHECKPOINT, TEXTS
 
 from moee_hf import MoEEConfig, MoEEModel, __version__
 from moee_hf.cli import build_parser, main
-from moee_hf.cli.embed import with_texts
 
 SMALL = ["--model", str(CHECKPOINT)]
 
@@ -42,20 +41,6 @@ def test_embed_from_standard_input(tmp_path, monkeypatch, capsys):
     assert printed.err == f"{len(lines)} embeddings of width 144: vectors.npy\n"
     expected = MoEEModel.from_pretrained(CHECKPOINT, dtype="float32").encode(lines)
     assert np.load(tmp_path / "vectors.npy") == pytest.approx(expected, abs=1e-6)
-
-
-def test_texts_are_read_no_further_than_embeddings():
-    read, ahead = [], []
-    texts = (read.append(text) or text for text in TEXTS)
-
-    def encode(texts):
-        for _ in texts:
-            yield np.zeros((1, 2), np.float32)
-
-    for chunk, embeddings in with_texts(encode, texts):
-        assert (chunk, embeddings.shape) == ([TEXTS[len(ahead)]], (1, 2))
-        ahead.append(len(read))
-    assert ahead == list(range(1, len(TEXTS) + 1))
 
 
 def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
