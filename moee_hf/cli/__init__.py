@@ -14,12 +14,13 @@ from .calibrate import add_calibrate_command
 from .embed import add_embed_command
 from .evaluation import add_complementarity_command, add_evaluate_command, add_robustness_command
 from .inspect import add_backbones_command, add_info_command, add_similarity_command
+from .signals import ended_by_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 an error that its message explains, 2 wrong usage.
 
-    An interruption is 130, as the shell has it.
+    An interruption is 130, as the shell has it; SIGTERM raises `SystemExit` with 143, SIGHUP with 129.
     """
     arguments = build_parser().parse_args(argv)
     # transformers reports the language-model head of every checkpoint as unexpected
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
     try:
-        arguments.run(arguments)
+        with ended_by_signals():
+            arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -134,12 +134,15 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
     """Load the model that the flags name, or else the default.
 
     Raises:
-        ValueError: If the device is not there.
+        ValueError: If the device is not there, or the name is empty.
     """
+    name = default if arguments.model is None else arguments.model
+    if not name.strip():
+        raise ValueError("model: expected a folder, or the id of a repository; got an empty name.")
     device = _device(arguments.device)
     dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
     hub = {} if arguments.revision is None else {"revision": arguments.revision}
-    return MoEEModel.from_pretrained(arguments.model or default, dtype=dtype, device_map=device, **hub)
+    return MoEEModel.from_pretrained(name, dtype=dtype, device_map=device, **hub)
 
 
 def embedding_options(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, Any]:
