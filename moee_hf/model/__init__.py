@@ -10,7 +10,7 @@ To read in this order; but for types, no file imports one that stands below it:
     prompts_moee, hub_moee, digests_moee    texts inside a prompt; files and commits from the Hub; digests of files
     tokenizer_moee                          the tokenizer beside a model's weights
     configuration_deepseek, configuration_backbone_moee     configurations of backbones
-    configuration_reading_moee              the files that a configuration is in
+    arguments_moee, configuration_reading_moee      arguments of loading; the files that a configuration is in
     compression_moee                        smaller embeddings: fewer dimensions, fewer bits
     validation_moee, fitted_moee            values that a choice takes; what a model was fitted to
     configuration_moee                      every choice that changes a vector

@@ -10,13 +10,21 @@ from typing import Any
 
 from transformers import AutoConfig, OlmoeConfig, PreTrainedConfig
 
-from .configuration_backbone_moee import backbone_config_from_dict
+from .arguments_moee import (
+    check_arguments,
+    check_spelling,
+    in_one_sentence,
+    is_backbone_field,
+    set_backbone_fields,
+    unknown_argument,
+)
+from .configuration_backbone_moee import MODEL_TYPE, backbone_config_from_dict, check_is_backbone
 from .configuration_reading_moee import read_config_dict
 from .digests_moee import CONFIG_NAME, check_config, digest_of_config
 from .fitted_moee import check_compression
 from .functional_moee import COMBINATIONS, Mix, check_choice
 from .prompts_moee import PROMPTS, TEXT, check_template
-from .validation_moee import check_field, layer_indices
+from .validation_moee import as_json_has_it, check_field, layer_indices, listed
 
 
 class MoEEConfig(PreTrainedConfig):
@@ -69,7 +77,7 @@ class MoEEConfig(PreTrainedConfig):
         hidden_sizes: Width of HS by `hidden_source`, of those that the backbone has; set by the model too.
     """
 
-    model_type = "moee"
+    model_type = MODEL_TYPE
     sub_configs = {"backbone_config": AutoConfig}
     # sentence-transformers reads the width of an embedding under this name
     attribute_map = {"projection_dim": "embedding_size"}
@@ -110,31 +118,41 @@ class MoEEConfig(PreTrainedConfig):
                 "MoEEConfig.backbone_config: expected the configuration of a backbone, or a dictionary of one; got "
                 f"{self.backbone_config!r}."
             )
+        check_is_backbone(self.backbone_config.model_type)
+        check_spelling(kwargs.keys() - vars(PreTrainedConfig).keys(), CHOICE_FIELDS)
         if self.prompts is None:
             self.prompts = {name: PROMPTS[name] for name in ("prompteol", "none")}
         # an empty mapping keeps the implementations that the backbone's configuration already names
         kwargs.setdefault("attn_implementation", {})
         kwargs.setdefault("experts_implementation", {})
-        super().__post_init__(**kwargs)
+        with in_one_sentence("MoEEConfig: expected fields that transformers can read and JSON can hold"):
+            super().__post_init__(**kwargs)
+            json.dumps(self.to_dict())
         self._check_default_prompt()
 
     def __setattr__(self, key: str, value: Any) -> None:
+        value = as_json_has_it(value)
         check_field(key, value)
-        if key == "alpha":
-            value = float(value)  # numpy's numbers do not go into json
-        super().__setattr__(key, list(value) if isinstance(value, tuple) else value)  # as json has it
+        super().__setattr__(key, float(value) if key == "alpha" else value)
 
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        return read_config_dict(super().get_config_dict, pretrained_model_name_or_path, _known_beside(), **kwargs)
+        return read_config_dict(super().get_config_dict, pretrained_model_name_or_path, _FIELDS_BESIDE, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         if source := kwargs.get("name_or_path"):  # AutoConfig has read the file itself
             check_config(str(source), config_dict)
-        return super().from_dict(config_dict, **kwargs)
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        fields = [name for name in unused if is_backbone_field(config.backbone_config, name)]
+        set_backbone_fields(config.backbone_config, {name: unused.pop(name) for name in fields})
+        if return_unused:
+            return config, unused
+        check_arguments(unused, config.backbone_config, CHOICE_FIELDS)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         # the backbone as its own config.json has it, without the defaults of every model
@@ -158,8 +176,8 @@ class MoEEConfig(PreTrainedConfig):
             ValueError: If there is no such field, a field has no such value, or no prompt has the default's name.
         """
         if unknown := [name for name in fields if name not in CHOICE_FIELDS]:
-            known = ", ".join(sorted(CHOICE_FIELDS))
-            raise ValueError(f"MoEEConfig: expected fields that can be chosen ({known}); got {unknown[0]!r}.")
+            expected = f"fields that can be chosen ({', '.join(sorted(CHOICE_FIELDS))})"
+            raise unknown_argument("MoEEConfig", unknown[0], CHOICE_FIELDS, expected)
         for name, value in fields.items():
             setattr(self, name, value)
         self._check_default_prompt()
@@ -186,7 +204,8 @@ class MoEEConfig(PreTrainedConfig):
             ValueError: If no prompt has this name.
         """
         prompts = self.known_prompts
-        if (name := "none" if prompt_name is None else prompt_name) not in prompts:
+        name = "none" if prompt_name is None else prompt_name
+        if not isinstance(name, str) or name not in prompts:
             raise ValueError(
                 f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}. Another template can be "
                 "given as prompt='... {text} ...'."
@@ -207,9 +226,9 @@ class MoEEConfig(PreTrainedConfig):
         """
         if prompt is None:
             asked = self.default_prompt_name if prompt_name is None else prompt_name
-            templates = [self.prompt_template(name) for name in _listed(asked)]
+            templates = [self.prompt_template(name) for name in listed(asked)]
         else:
-            templates = _listed(prompt)
+            templates = listed(prompt)
             for template in templates:
                 check_template("prompt", template)
         if not templates or len(set(templates)) < len(templates):
@@ -226,7 +245,7 @@ class MoEEConfig(PreTrainedConfig):
         Raises:
             ValueError: As `resolve_prompts`.
         """
-        if prompt is None or TEXT in prompt:
+        if not isinstance(prompt, str) or TEXT in prompt:
             return self.resolve_prompts(prompt=prompt)
         return self.resolve_prompts(prompt if prompt in self.known_prompts else prompt.split("+"))
 
@@ -307,16 +326,13 @@ class MoEEConfig(PreTrainedConfig):
         return (combination != "rw") * self.hidden_size + (combination != "hs") * routing_size
 
 
-def _listed(value: str | Sequence[str] | None) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 # found in the backbone; set with the statistics; of the folder, and where the weights of a reference repository are
 _BACKBONE_FIELDS = {"backbone_config", "router_shape", "hidden_sizes"}
 STATISTICS_FIELDS = {"calibrated", "calibration", "router_agreement", "compression"}
 _FOLDER_FIELDS = {"base_model_name_or_path", "base_model_revision", "digests"}
 # what a caller chooses, as arguments of `from_pretrained` or in a recipe
 CHOICE_FIELDS = MoEEConfig.__annotations__.keys() - _BACKBONE_FIELDS - STATISTICS_FIELDS - _FOLDER_FIELDS
+_FIELDS_BESIDE = CHOICE_FIELDS | STATISTICS_FIELDS
 
 
 def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwargs: Any) -> MoEEConfig:
@@ -331,8 +347,3 @@ def resolve_config(config: PreTrainedConfig | str | os.PathLike[str], **hub_kwar
     config = copy.deepcopy(config)
     # by model type: remote code can load one class twice
     return config if config.model_type == MoEEConfig.model_type else MoEEConfig(backbone_config=config)
-
-
-def _known_beside() -> set[str]:
-    """The fields that may lie beside a plain checkpoint."""
-    return CHOICE_FIELDS | STATISTICS_FIELDS

@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Collection
 from typing import Any
 
+from .configuration_backbone_moee import MODEL_TYPE
 from .digests_moee import check_config, is_interrupted_save
 from .hub_moee import hub_errors, optional_file, resolve_commit, resolve_source
 
-MODEL_TYPE = "moee"
 # beside a plain checkpoint: fields of MoEEConfig, but for those that say which backbone it is
 FIELDS_NAME = "moee_config.json"
 

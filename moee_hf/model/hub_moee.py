@@ -39,6 +39,11 @@ def register_alias(name: str, folder: str | os.PathLike[str]) -> None:
 def resolve_source(source: str | os.PathLike[str]) -> str:
     """Return the folder that a registered name stands for, and any other folder or Hub id as it is."""
     source = os.path.expanduser(source)
+    if source in _ALIASES and os.path.isdir(source):
+        logger.warning_once(
+            f"{source!r} is the name of a model that a package brings, and of a folder here. The package's is meant; "
+            f"the folder is {os.path.join(os.curdir, source)!r}."
+        )
     return _ALIASES.get(source, source)
 
 

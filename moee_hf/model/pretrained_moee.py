@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from .adapters_moee import merged_weights
+from .arguments_moee import check_arguments, in_one_sentence, is_backbone_field, set_backbone_fields
 from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
 from .digests_moee import check_files
@@ -100,13 +101,15 @@ class MoEEPreTrainedModel(PreTrainedModel):
             output_loading_info: Whether to return transformers' report on the weights too.
             kwargs: Those that transformers takes for the backbone, whose names of modules and weights they use
                 (`dtype`, `device_map`, `attn_implementation`, `experts_implementation`, `quantization_config`,
-                `revision`, ...), and choices of `MoEEConfig`. `verify_weights=True` also compares the weights with
-                their digests, as is always done with the other files of a saved model.
+                `revision`, ...), fields of the backbone's configuration, and choices of `MoEEConfig`. With
+                `verify_weights=True` weights are compared with their digests too, as other files of a saved model
+                always are.
 
         Raises:
             UnsupportedBackboneError: If the checkpoint has no routers that MoEE can read.
-            OSError: If the source is not there, or cannot be fetched.
-            ValueError: If the checkpoint lacks weights of the backbone, or a choice has no such value.
+            OSError: If the source is not there, cannot be fetched, or is damaged.
+            ValueError: If the checkpoint lacks weights of the backbone, no argument has such a name, or one has no
+                such value.
         """
         source = resolve_source(pretrained_model_name_or_path)
         verify_weights = kwargs.pop("verify_weights", False)
@@ -124,12 +127,17 @@ class MoEEPreTrainedModel(PreTrainedModel):
         check_files(source, digests or {}, verify_weights, **hub_kwargs)
         config.digests = None  # which are of the files, not of this model
         config.choose(**{name: kwargs.pop(name) for name in sorted(CHOICE_FIELDS & kwargs.keys())})
+        backbone_config = config.backbone_config
+        fields = [name for name in kwargs if is_backbone_field(backbone_config, name)]
+        set_backbone_fields(backbone_config, {name: kwargs.pop(name) for name in fields})
+        check_arguments(kwargs, backbone_config, CHOICE_FIELDS)
         hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
         tokenizer = None
         with contextlib.suppress(TokenizerNotFoundError):  # which is said when it is asked for
             tokenizer = load_tokenizer(source, **hub_kwargs)
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
-        loaded = load_backbone(source, config, **kwargs)
+        with in_one_sentence("from_pretrained: expected arguments that transformers can load a model with"):
+            loaded = load_backbone(source, config, **kwargs)
         if kwargs.get("experts_implementation") is None:
             use_fast_experts(loaded.backbone)
         config.name_or_path = source
@@ -147,7 +155,10 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """Build a model on the meta device: its shapes, without memory or time for its weights."""
         config = copy.deepcopy(config)
         with torch.device("meta"), no_init_weights():
-            return cls(config, backbone_class(config.backbone_config)._from_config(config.backbone_config))
+            kind = backbone_class(config.backbone_config)
+            with in_one_sentence("MoEEConfig.backbone_config: expected a configuration of which a model can be built"):
+                backbone = kind._from_config(config.backbone_config)
+            return cls(config, backbone)
 
     def save_pretrained(
         self,

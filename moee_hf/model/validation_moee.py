@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
 
 from .functional_moee import (
     COMBINATIONS,
@@ -23,6 +27,20 @@ def check_field(field: str, value: object) -> None:
     """Raise `ValueError` unless a field of `MoEEConfig` may have this value; fields without a check may have any."""
     if check := _CHECKS.get(field):
         check(f"MoEEConfig.{field}", value)
+
+
+def listed(value: str | Sequence[str] | None) -> list[Any]:
+    """Return what stands for one or several as a list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def as_json_has_it(value: Any) -> Any:
+    """Return a value with lists in place of tuples and arrays, and Python's numbers in place of numpy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [as_json_has_it(part) for part in value]
+    return {name: as_json_has_it(part) for name, part in value.items()} if type(value) is dict else value
 
 
 def layer_indices(name: str, chosen: Sequence[int] | None, num_layers: int, kind: str) -> list[int]:
@@ -102,6 +120,35 @@ def _check_prompt_name(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected the name of a prompt, a list of names, or None; got {value!r}.")
 
 
+def _check_record(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, dict) and _is_json(value)):
+        raise ValueError(f"{name}: expected a dictionary that JSON can hold, or None; got {value!r}.")
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_agreement(name: str, value: object) -> None:
+    numbers = [] if value is None else value
+    if (
+        not isinstance(numbers, list)
+        or not all(isinstance(number, Real) for number in numbers)
+        or not _is_json(numbers)
+    ):
+        raise ValueError(f"{name}: expected a list with a finite number for each MoE layer, or None; got {value!r}.")
+
+
+def _check_sizes(name: str, value: object) -> None:
+    sizes = [] if value is None else list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(sizes, list) or not all(_is_int(size) and size >= 1 for size in sizes):
+        raise ValueError(f"{name}: expected numbers >= 1, as a model finds them in its backbone; got {value!r}.")
+
+
 def _check_digests(name: str, value: object) -> None:
     digests = {} if value is None else value
     if not isinstance(digests, dict) or not all(isinstance(part, str) for pair in digests.items() for part in pair):
@@ -138,4 +185,9 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "base_model_name_or_path": _check_repo_id,
     "base_model_revision": _check_revision,
     "digests": _check_digests,
+    "calibration": _check_record,
+    "compression": _check_record,
+    "router_agreement": _check_agreement,
+    "router_shape": _check_sizes,
+    "hidden_sizes": _check_sizes,
 }

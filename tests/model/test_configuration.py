@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from support.tiny_backbones import tiny_config
 from transformers import OlmoeConfig
@@ -146,3 +147,34 @@ def test_sizes_follow_from_the_choices():
 def test_sizes_before_the_model_is_built():
     with pytest.raises(ValueError, match="router_shape: expected the number of MoE layers and experts; got None"):
         _ = MoEEConfig().embedding_size
+
+
+def test_numbers_of_numpy_are_saved_as_json(tmp_path):
+    fields = {"alpha": np.float32(0.5), "hidden_layer": np.int64(-2), "max_length": np.int32(20)}
+    fields |= {"router_layers": np.array([0, 2]), "router_layer_weights": (np.float64(1), 2), "standardize": np.False_}
+    config = MoEEConfig(backbone_config=tiny_config("olmoe"), **fields)
+    config.save_pretrained(tmp_path)
+    again = MoEEConfig.from_pretrained(tmp_path)
+    expected = {"alpha": 0.5, "hidden_layer": -2, "max_length": 20, "router_layers": [0, 2]}
+    expected |= {"router_layer_weights": [1, 2], "standardize": False}
+    for name, value in expected.items():
+        for found in (getattr(config, name), getattr(again, name)):
+            assert found == value
+            assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("model_type", ["moee", [], None, 5, "nothing"])
+def test_what_is_no_backbone_is_refused(model_type):
+    with pytest.raises(ValueError, match=r"MoEEConfig\.backbone_config: expected"):
+        MoEEConfig(backbone_config={"model_type": model_type})
+    with pytest.raises(ValueError, match=r"MoEEConfig\.backbone_config: expected the configuration of a backbone"):
+        MoEEConfig(backbone_config=MoEEConfig())
+
+
+@pytest.mark.parametrize("fields", [{"vocab_size": 0}, {"num_attention_heads": 0}, {"hidden_act": "none"}])
+def test_a_configuration_of_which_no_model_can_be_built(fields):
+    config = MoEEConfig(backbone_config=tiny_config("olmoe").to_dict() | fields)
+    with pytest.raises(
+        ValueError, match=r"MoEEConfig\.backbone_config: expected a configuration of which a model can"
+    ):
+        MoEEModel(config)

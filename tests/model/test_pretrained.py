@@ -8,19 +8,24 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from support.common import BACKBONE, CHECKPOINT, GOLDEN, TEXTS, random_statistics
 from support.tiny_backbones import redraw, tiny_config
 from transformers import (
     AutoConfig,
+    AutoModel,
     BitsAndBytesConfig,
     MixtralForCausalLM,
     OlmoeForCausalLM,
     Qwen2MoeForCausalLM,
     Qwen3VLMoeForConditionalGeneration,
+    pipeline,
 )
 
 from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
+from moee_hf.model import hub_moee
 
 PLAIN = {
     "olmoe": OlmoeForCausalLM,
@@ -122,12 +127,71 @@ def test_fields_of_the_configuration_pass_through():
     assert model.config.max_length == 20
     with pytest.raises(ValueError, match=r"MoEEConfig.pooling: expected one of .* got 'last'"):
         MoEEModel.from_pretrained(CHECKPOINT, pooling="last")
-    with pytest.raises(TypeError, match="combinaton"):
-        MoEEModel.from_pretrained(CHECKPOINT, combinaton="rw")
     with pytest.raises(
         ValueError, match=r"MoEEConfig\.default_prompt_name: expected one of 'prompteol', 'none', .*; got 'eol'"
     ):
         MoEEModel.from_pretrained(CHECKPOINT, default_prompt_name="eol")
+
+
+@pytest.mark.parametrize("fields", [{"num_experts_per_tok": 2}, {"rms_norm_eps": 0.5}, {"num_hidden_layers": 3}])
+def test_fields_of_the_backbone_are_what_auto_model_makes_of_them(saved, fields):
+    plain = AutoModel.from_pretrained(CHECKPOINT, dtype=torch.float32, **fields)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = plain(input_ids=ids).last_hidden_state[0, -1]
+    loaders = [
+        MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, **fields),
+        MoEEModel.from_pretrained(saved, **fields),
+        MoEEModel.from_pretrained(saved, config=MoEEConfig.from_pretrained(saved, **fields)),
+        AutoModel.from_pretrained(saved, trust_remote_code=True, **fields),
+        pipeline("moee-embedding", model=str(saved), trust_remote_code=True, model_kwargs=dict(fields)).model,
+        *(
+            SentenceTransformer(str(saved), trust_remote_code=True, device="cpu", **{door: dict(fields)})[0].model
+            for door in ("model_kwargs", "config_kwargs")
+        ),
+    ]
+    for model in loaders:
+        torch.testing.assert_close(model(input_ids=ids).pooled_hidden_state[0], expected)
+        assert fields.items() <= model.with_config(alpha=2.0).config.backbone_config.to_dict().items()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("poling", "pooling"), ("num_experts_per_token", "num_experts_per_tok"), ("device_mapp", "device_map")],
+)
+def test_unknown_names_are_refused_with_the_nearest(saved, name, nearest):
+    doors = {
+        "MoEEModel": lambda fields: MoEEModel.from_pretrained(CHECKPOINT, **fields),
+        "saved": lambda fields: MoEEModel.from_pretrained(saved, **fields),
+        "AutoModel": lambda fields: AutoModel.from_pretrained(saved, trust_remote_code=True, **fields),
+        "pipeline": lambda fields: pipeline("moee-embedding", model=str(saved), model_kwargs=fields),
+        "sentences": lambda fields: SentenceTransformer(str(saved), trust_remote_code=True, model_kwargs=fields),
+        "MoEEConfig": lambda fields: MoEEConfig.from_pretrained(saved, **fields),
+    }
+    for door, load in doors.items():
+        if (door, name) == ("MoEEConfig", "device_mapp"):  # which takes no such argument
+            continue
+        with pytest.raises(ValueError, match=rf"got '{name}'\. Did you mean '{nearest}'\?"):
+            load({name: 2})
+
+
+def test_misspelt_choices_are_refused(model):
+    for choose in (MoEEConfig, model.with_config):
+        with pytest.raises(ValueError, match=r"got 'poling'\. Did you mean 'pooling'\?"):
+            choose(poling="mean")
+    assert MoEEConfig(some_other_tool={"a": 1}).some_other_tool == {"a": 1}
+
+
+def test_the_name_of_the_package_and_of_a_folder(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(CHECKPOINT, "embedded")
+    hub_moee.logger.warning_once.cache_clear()
+    transformers.logging.get_logger("transformers").propagate, before = True, False
+    try:
+        assert MoEEConfig.from_pretrained("embedded").backbone_config.model_type == "qwen2_moe"
+    finally:
+        transformers.logging.get_logger("transformers").propagate = before
+    assert "the folder is './embedded'" in caplog.text
+    assert MoEEConfig.from_pretrained("./embedded").backbone_config.model_type == "olmoe"
 
 
 def test_a_loaded_backbone_keeps_its_weights():

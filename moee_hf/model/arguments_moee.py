@@ -1,0 +1,99 @@
+"""Arguments of `from_pretrained`: who reads which, this package, the backbone's configuration, or transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+# fields of every configuration that are arguments of loading too, as which they do more
+_OF_LOADING = {"dtype", "torch_dtype", "quantization_config", "attn_implementation", "experts_implementation"}
+# those of AutoModel and of the Hub's client that `PreTrainedModel.from_pretrained` does not name
+_OF_OTHERS = {"verify_weights", "code_revision", "mirror", "resume_download", "adapter_kwargs", "low_cpu_mem_usage"}
+
+
+@contextlib.contextmanager
+def in_one_sentence(expected: str) -> Iterator[None]:
+    """Turn what transformers and torch raise of bad values into a `ValueError`; they check few of them.
+
+    Args:
+        expected: The beginning of the sentence: where, and what was expected.
+    """
+    try:
+        yield
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+            raise
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{expected}; got something else ({type(error).__name__}: {problem}).") from error
+
+
+def unknown_argument(where: str, name: str, known: Iterable[str], expected: str) -> ValueError:
+    """Return the error for an argument of a name that nobody knows, with the nearest name that is known."""
+    nearest = difflib.get_close_matches(name, sorted(known), n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return ValueError(f"{where}: expected {expected}; got {name!r}.{hint}")
+
+
+def check_spelling(names: Iterable[str], choices: Iterable[str]) -> None:
+    """Raise `ValueError` if a name is nearly that of a choice; configurations hold fields of other tools besides."""
+    for name in names:
+        if difflib.get_close_matches(name, choices := sorted(choices), n=1, cutoff=0.8):
+            raise unknown_argument("MoEEConfig", name, choices, "a field that it has")
+
+
+def is_backbone_field(config: PreTrainedConfig, name: str) -> bool:
+    """Whether a backbone's configuration has a field of this name that `AutoModel.from_pretrained` would set."""
+    is_own = not name.startswith("_") and not callable(getattr(type(config), name, None))
+    return is_own and name not in _OF_LOADING and hasattr(config, name)
+
+
+def set_backbone_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
+    """Set fields of a backbone's configuration, as `AutoModel.from_pretrained` does with arguments of their names.
+
+    Raises:
+        ValueError: If a field takes no such value.
+    """
+    for name, value in fields.items():
+        current = getattr(config, name)
+        with in_one_sentence(f"{name}: expected a value for a {config.model_type} backbone"):
+            if isinstance(current, PreTrainedConfig) and isinstance(value, dict):
+                value = type(current)(**current.to_dict() | value)
+            setattr(config, name, value)
+
+
+def check_arguments(names: Iterable[str], config: PreTrainedConfig, choices: Iterable[str]) -> None:
+    """Raise `ValueError` unless transformers knows arguments of these names.
+
+    Args:
+        names: Those that are neither choices of `MoEEConfig` nor fields of the backbone's configuration.
+        config: That configuration.
+        choices: The choices.
+    """
+    known = {*loading_arguments(), *choices}
+    for name in names:
+        if name not in known and not name.startswith("_"):
+            expected = (
+                f"an argument of transformers, a choice of MoEEConfig or a field of a {config.model_type} config"
+            )
+            raise unknown_argument("from_pretrained", name, known | config.to_dict().keys(), expected)
+
+
+@cache
+def loading_arguments() -> frozenset[str]:
+    """Return the names of the arguments that transformers takes for loading a model.
+
+    Many are taken out of `**kwargs` there: their names are constants of the code.
+    """
+    code = inspect.unwrap(PreTrainedModel.from_pretrained.__func__).__code__
+    groups = [const if isinstance(const, tuple | frozenset) else (const,) for const in code.co_consts]
+    named = {const for group in groups for const in group if isinstance(const, str) and const.isidentifier()}
+    return frozenset(named | set(code.co_varnames) | _OF_LOADING | _OF_OTHERS)
