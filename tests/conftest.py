@@ -2,6 +2,7 @@ import copy
 import gc
 import logging
 import os
+import resource
 import socket
 import tempfile
 from pathlib import Path
@@ -92,6 +93,15 @@ def hub(_server, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_TOKEN", "hf_author")
     return _server
+
+
+@pytest.fixture
+def full_disk():
+    """The limit of a file's size stands in for it; the header alone is under it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def pytest_collection_finish():

@@ -3,7 +3,7 @@
 In the order of the data: `tasks` (by name: `mteb_tasks`; of local files: `task_files`, `task_data`), `reading`
 (HS and RW of texts in one prompt, each read once, kept in a `store` under the `identity` of the model), `features`
 (in several prompts), `fitting` (what is calibrated on a corpus), `encoder` (embeddings, as mteb takes them), `grid`
-(of all choices), `scores`, `tables`. `pairs` and `alpha` compare HS and RW on pairs of texts; `paper` does what the
+(of all choices), `scores` (in the files of `results`), `tables`. `pairs` and `alpha` compare HS and RW on pairs of texts; `paper` does what the
 paper did.
 """
 

@@ -16,6 +16,7 @@ from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
 from .encoder import MoEEEncoder
+from .results import WholeResults
 from .tables import Table
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,9 @@ def evaluate(groups: Iterable[Sequence[MoEEEncoder]], tasks: Sequence[AbsTask], 
 
     Raises:
         ValueError: If a text cannot be embedded.
-        OSError: If the data of a task cannot be had.
+        OSError: If the data of a task cannot be had, or a result cannot be written.
     """
-    cache = ResultCache(output)
+    cache = WholeResults(output)
     for encoders in groups:
         for task in tasks:
             for encoder in encoders:

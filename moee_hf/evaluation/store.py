@@ -20,6 +20,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..files.partial import named_errors, written_aside
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,11 +66,14 @@ def write_vectors(
         choices: What they depend on besides the weights, for whoever reads the file.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written; it names the file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with named_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{uuid.uuid4().hex[:16]}.safetensors"  # never over another
-    partial = path.with_suffix(".partial")
     metadata = {"texts": json.dumps(texts), "choices": json.dumps(choices)}
-    save_file({name: np.ascontiguousarray(part) for name, part in parts.items()}, partial, metadata=metadata)
-    partial.replace(path)  # complete, or not there
+    with written_aside(path) as partial:
+        try:
+            save_file({name: np.ascontiguousarray(part) for name, part in parts.items()}, partial, metadata=metadata)
+        except SafetensorError as error:  # of a full disk
+            raise OSError(str(error)) from error

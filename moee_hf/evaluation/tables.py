@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..files.partial import written_aside
+
 Cell = str | float | None
 
 
@@ -47,10 +49,15 @@ class Table:
         return text.getvalue()
 
     def save(self, folder: Path, name: str, note: str = "") -> None:
-        """Write the table as `name.md`, with a note below, and as `name.csv`."""
+        """Write the table as `name.md`, with a note below, and as `name.csv`.
+
+        Raises:
+            OSError: If a file cannot be written; names it.
+        """
         text = self.markdown() + "\n" + (f"\n{note}\n" if note else "")
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
-        (folder / f"{name}.csv").write_text(self.csv(), encoding="utf-8")
+        for path, content in ((folder / f"{name}.md", text), (folder / f"{name}.csv", self.csv())):
+            with written_aside(path) as partial:
+                partial.write_text(content, encoding="utf-8")
 
     def _cells(self) -> list[list[str]]:
         def cell(value: Cell) -> str:

@@ -1,5 +1,6 @@
 """Resuming: what was computed before is taken as it is, and what is damaged or of other data is computed again."""
 
+import errno
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 
 import pytest
+from mteb.results import TaskResult
 from support import evaluation_data, judge
 from support.common import CHECKPOINT, ROOT
 from support.judge import COMBINATIONS, TASKS, results
@@ -108,9 +110,32 @@ def test_killed_evaluation_resumes(data, tmp_path):
         process.send_signal(signal.SIGKILL)
     killed = results(tmp_path)
     assert 3 <= len(killed) < len(COMBINATIONS) * len(TASKS)
-    # the file that it was writing may be cut short
-    whole = {path: written for path, written in killed.items() if path.read_text().endswith("}")}
     assert main(command[3:]) == 0
     finished = results(tmp_path)
     assert len(finished) == len(COMBINATIONS) * len(TASKS)
-    assert {path: finished[path] for path in whole} == whole
+    assert {path: finished[path] for path in killed} == killed
+
+
+def test_a_result_that_cannot_be_written_is_not_there(model, data, tmp_path, monkeypatch):
+    """Whoever reads meanwhile sees none of it, and what stands there already stays as it is."""
+
+    def fill_the_disk(result, path):
+        path.write_text('{"task_name": "STSBench')
+        places.append([p.name for p in tmp_path.rglob("STSBenchmark.json")])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    places = []
+    monkeypatch.setattr(TaskResult, "to_disk", fill_the_disk)
+    with pytest.raises(OSError, match=r"STSBenchmark.json: expected a disk that takes the file; got: No space left"):
+        list(evaluate(encoders(model), local_tasks(data, ["stsb"]), tmp_path))
+    assert places == [[]]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_files_beside_results_grow(model, data, tmp_path):
+    """Of every task, in every order, mteb keeps there how it was run."""
+    for task in ("stsb", "topics"):
+        list(evaluate(encoders(model, combinations=("hs",)), local_tasks(data, [task]), tmp_path))
+    (settings,) = tmp_path.rglob("run_settings.jsonl")
+    assert len(settings.read_text().splitlines()) == 2
+    assert len(list(tmp_path.rglob("model_meta.json"))) == 1

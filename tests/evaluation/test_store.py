@@ -1,10 +1,13 @@
 """Kept vectors: read in place of texts, as long as they are those of the same choices and can be read."""
 
+import numpy as np
 import pytest
 from support import judge
 from support.judge import CORPUS
 
 from moee_hf.evaluation import Corpus, encoders, evaluate, local_tasks, table
+from moee_hf.evaluation.store import write_vectors
+from moee_hf.evaluation.tables import Table
 
 
 def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypatch, caplog):
@@ -26,3 +29,12 @@ def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypa
     assert f"{damaged}: expected kept vectors" in caplog.text
     model.config.pooling = "mean"  # other vectors, in another folder
     assert run("fourth").csv() != first.csv()
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match=r"\.safetensors: expected a disk that takes the file; got: .*too large"):
+        write_vectors(tmp_path, ["a"], {"state": np.zeros((1, 2000), np.float32)}, {})
+    with pytest.raises(OSError, match=r"scores\.md: expected a disk that takes the file; got: .*too large"):
+        Table(["task"], [["a" * 9000]]).save(tmp_path, "scores")
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import resource
 
 import numpy as np
 import pyarrow as pa
@@ -65,15 +64,6 @@ def test_other_types_are_refused(tmp_path):
     writer = EmbeddingWriter(str(tmp_path / "vectors.npy"), {})
     with pytest.raises(ValueError, match="expected float32, int8 or uint8; got float64"), writer:
         writer.write(["a"], np.zeros((1, 2)))
-
-
-@pytest.fixture
-def full_disk():
-    """The limit of a file's size stands in for it; the header alone is under it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
