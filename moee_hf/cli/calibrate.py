@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from ..files.folders import check_new_folder
 from ..model.configuration_moee import MoEEConfig
+from ..model.digests_moee import is_interrupted_save
 from ..model.modeling_moee import MoEEModel
 from ..model.statistics_moee import SAMPLE_SIZE
 from .flags import (
@@ -60,7 +61,9 @@ def add_calibrate_command(commands: Commands) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    output = check_new_folder(arguments.output)
+    output = arguments.output
+    if not is_interrupted_save(output):  # what that has left gives way to the next save
+        check_new_folder(output)
     choose = None if arguments.fit_alpha is None else _alpha_chooser(arguments)
     file = input_file(arguments)
     file.check()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,3 +116,15 @@ def test_bars_are_as_long_as_the_agreement():
     assert bars == ["█" * 40, "█" * 20, "", ""]
     config.router_agreement = [-0.1]
     assert [line.split() for line in agreement_chart(config)] == [["0", "-0.100", "RW"]]
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_killed_run_can_be_run_again(capsys):
+    left = Path("out", ".moee-saving-killed")
+    left.mkdir(parents=True)
+    (left / "statistics.safetensors").write_bytes(b"half")
+    Path("out", "tokenizer.json").write_text("moved already")
+    assert calibrate().config.calibrated
+    assert not left.exists()
+    assert main(["calibrate", "corpus.txt", "--output", "out", *SMALL]) == 1
+    assert "out: expected a new or empty folder" in capsys.readouterr().err

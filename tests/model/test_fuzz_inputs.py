@@ -1,13 +1,14 @@
-"""A thousand random calls of `forward`: what can be read gives what the plain call gives, all else one sentence."""
+"""Random calls of `forward` and `encode`: what can be read gives what the plain call gives, all else one sentence."""
 
 import copy
 import random
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
-NUM_CALLS = 1000
+NUM_CALLS = 500
 BATCH_SIZE, LENGTH = 3, 6
 # with few tokens any integer type holds them
 IDS = torch.randint(2, 100, (BATCH_SIZE, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -145,6 +146,74 @@ def test_forward(model):
                 assert str(error.value).partition(":")[0] in {*call, "MoEEConfig.standardize", "MoEEModel"}, call
                 assert "expected" in str(error.value), call
             counts[is_good] += 1
+    assert min(counts.values()) > NUM_CALLS / 4
+
+
+TEXTS = ["A man.", "Two dogs run.", "x"]
+GOOD_TEXTS = [
+    TEXTS,
+    tuple(TEXTS),
+    np.array(TEXTS),
+    np.array(TEXTS, dtype=object),
+    pandas.Series(TEXTS, index=[7, 8, 9]),
+    dict.fromkeys(TEXTS).keys(),
+    [np.str_(text) for text in TEXTS],
+]
+BAD_TEXTS = [
+    None,
+    5,
+    b"bytes",
+    [b"bytes"],
+    [None],
+    ["a", 5],
+    [["a", "b"]],
+    [float("nan")],
+    ["\ud800"],
+    {"a": "b"},
+    {"a"},
+    object(),
+    [object()],
+    np.array([["a"]]),
+    np.array([1.5]),
+    np.array("a"),
+    pandas.DataFrame({"a": TEXTS}),
+    torch.ones(3),
+    [{"text": "a"}],
+]
+GOOD_CALLS = [
+    *({}, {"batch_size": np.int64(1)}, {"batch_size": 2}, {"prompt_name": "none"}, {"prompt": "{text} :"}),
+    *({"combination": "rw"}, {"normalize_embeddings": np.True_}, {"alpha": 0}, {"prompt_name": ["none", "prompteol"]}),
+]
+BAD_CALLS = [
+    *({"batch_size": value} for value in (0, -1, 1.0, "2", True, [1])),
+    *({"prompt_name": value} for value in ("no such", 5, [], ["none", "none"], [5], {"a": 1})),
+    *({"prompt": value} for value in ("no place", "{text}{text}", 5, [], ["{text}", "{text}"], [5], "\ud800{text}")),
+    *({"combination": value} for value in ("both", 5, ["hs"])),
+    *({"alpha": value} for value in (-1, "1", float("nan"), 10**400, True, [1])),
+    *({flag: "no"} for flag in ("normalize_embeddings", "convert_to_numpy", "convert_to_tensor", "standardize")),
+    *({"precision": value} for value in ("int4", 5, "int8")),  # the model has no ranges for the last
+    {"show_progress_bar": "no"},
+    {"standardize": True},
+]
+
+
+def test_encode(model):
+    choices = random.Random(1)
+    expected = {}
+    counts = {True: 0, False: 0}
+    for number in range(NUM_CALLS):
+        texts, *are_good = draw(choices, GOOD_TEXTS, BAD_TEXTS)
+        call, *more = draw(choices, GOOD_CALLS, BAD_CALLS)
+        if is_good := all([*are_good, *more]):
+            if (key := repr(call)) not in expected:
+                expected[key] = model.encode(TEXTS, **call)
+            np.testing.assert_allclose(model.encode(texts, **call), expected[key], rtol=1e-4, atol=1e-5)
+        else:
+            with pytest.raises((TypeError, ValueError)) as error:
+                model.encode(texts, **call)
+            assert not isinstance(error.value, UnicodeError), (number, call)
+            assert ": expected" in str(error.value), (number, call)
+        counts[is_good] += 1
     assert min(counts.values()) > NUM_CALLS / 4
 
 
