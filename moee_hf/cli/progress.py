@@ -63,7 +63,7 @@ class _Lines:
     def update(self, number: int) -> None:
         self._done += number
         now = time.monotonic()
-        if self._done and now - self._last >= SECONDS:
+        if number and now - self._last >= SECONDS:
             self._last = now
             print(self._line(now - self._start), file=sys.stderr, flush=True)
 
