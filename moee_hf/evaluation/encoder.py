@@ -13,11 +13,12 @@ import torch
 from mteb.models.abs_encoder import get_prompt_name
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
+from ..model.choices_moee import check_choice
 from ..model.fitted_moee import calibrated_prompts, check_calibration, check_precision
-from ..model.functional_moee import Mix, check_choice, similarity, similarity_pairwise
+from ..model.functional_moee import Mix, similarity, similarity_pairwise
 from ..model.inference_moee import embeddings_of, finish
 from ..model.modeling_moee import MoEEModel
-from ..model.prompts_moee import TEXT
+from ..model.prompts_moee import TEXT, check_texts
 from ..model.validation_moee import check_field
 from .features import Corpus, Features
 from .fitting import (
@@ -161,9 +162,14 @@ class MoEEEncoder:
         Args:
             texts: The texts.
             templates: The prompts, each with `{text}` once. None: those of the features.
+
+        Raises:
+            TypeError: If these are no texts, such as a table.
+            ValueError: If a text cannot be embedded.
         """
         model, mix = self._fitted
         config, templates = model.config, templates or self.features.templates
+        texts = check_texts(texts)
         if mix.standardize:
             check_calibration(config, templates)
         fitted = calibrated_prompts(config)

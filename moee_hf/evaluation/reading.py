@@ -65,6 +65,9 @@ class Reading:
         known, names = self._vectors, (source, activation)
         unread = [text for text in dict.fromkeys(texts) if any(name not in known.get(text, {}) for name in names)]
         self._read(unread, known)
+        if not texts:
+            hidden_size, router_shape = self._model.readable.hidden_sizes[source], self._model.config.router_shape
+            return torch.empty(0, hidden_size), torch.empty(0, *router_shape)
         hidden, routing = (torch.from_numpy(np.stack([known[text][name] for text in texts])) for name in names)
         return hidden, routing
 

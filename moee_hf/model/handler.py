@@ -54,12 +54,13 @@ class EndpointHandler:
             raise ValueError(f"normalize: expected true or false; got {options['normalize_embeddings']!r}.")
         inputs = data["inputs"]
         if isinstance(inputs, dict):
-            if inputs.keys() != {"source_sentence", "sentences"} or not isinstance(inputs["sentences"], list):
+            source, sentences = inputs.get("source_sentence"), inputs.get("sentences")
+            if len(inputs) != 2 or not isinstance(source, str) or not isinstance(sentences, list):
                 raise ValueError(
                     f"inputs: expected 'source_sentence', a text, and 'sentences', several; got {inputs!r}."
                 )
-            embeddings = self._encode([inputs["source_sentence"], *inputs["sentences"]], options)
-            return self.model.similarity(embeddings[:1], embeddings[1:])[0].tolist()
+            embeddings = [self._encode(texts, options) for texts in ([source], sentences)]
+            return self.model.similarity(*embeddings)[0].tolist()
         return self._encode([inputs] if isinstance(inputs, str) else inputs, options).tolist()
 
     def _encode(self, texts: Any, options: dict[str, Any]) -> Any:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from .functional_moee import pad_right
 
 if TYPE_CHECKING:
     from .modeling_moee import MoEEModel
+
+logger = logging.get_logger(__name__)
 
 
 def forward_batch(
@@ -55,6 +58,8 @@ def forward_batch(
     values, mask = pad_right(mask, values, mask)
     values = values.masked_fill((mask == 0).reshape(*mask.shape, *[1] * (values.ndim - 2)), 0)
     _check_values(model, name, values)
+    if name == "input_ids":
+        _warn_of_end(model, values, mask)
     return {name: values, "attention_mask": mask}, num_prompts, prompt
 
 
@@ -141,4 +146,18 @@ def _check_values(model: MoEEModel, name: str, values: torch.Tensor) -> None:
         raise ValueError(
             f"{name}: expected token ids from 0 to {vocabulary - 1}, the rows of the model's embedding; got "
             f"{bad[0].item()}. Use the tokenizer that the backbone was trained with."
+        )
+
+
+def _warn_of_end(model: MoEEModel, ids: torch.Tensor, mask: torch.Tensor) -> None:
+    """Warn once if the token that is pooled ends a text: it stands behind all of them, and they look alike there."""
+    if model.config.pooling != "lasttoken" or not model.is_causal:
+        return
+    end, last = model.config.get_text_config().eos_token_id, mask.sum(dim=1) - 1
+    end = torch.as_tensor([] if end is None else end, device=ids.device)
+    if (torch.isin(ids.gather(1, last[:, None])[:, 0], end) & (last > 0)).any():
+        logger.warning_once(
+            "input_ids: expected texts that end with a prompt, as MoEEModel.tokenize makes them; got some that end "
+            "with the end-of-text token, whose hidden state says little of a text. Use encode or tokenize, or let the "
+            "tokenizer add no such token."
         )

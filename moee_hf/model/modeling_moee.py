@@ -22,7 +22,7 @@ from .checkpointing_moee import keep_captures
 from .compression_moee import quantize
 from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
 from .fitted_moee import calibrated_prompts, check_precision, find_prompt_indices
-from .functional_moee import check_flag, similarity, similarity_pairwise
+from .functional_moee import check_count, check_flag, similarity, similarity_pairwise
 from .hooks_moee import install_hooks
 from .inference_moee import check_finite, embeddings_of, finish, pad, run_batch, token_ids, wanted_of
 from .inputs_moee import forward_batch, input_device
@@ -127,9 +127,8 @@ class MoEEModel(MoEEPreTrainedModel):
         embeddings = finish(self, torch.unflatten(vectors, 0, (num_prompts, -1)), mix)
         check_finite(self, embeddings)
         if num_prompts > 1:
-            hidden, routing = (
-                torch.unflatten(values, 0, (num_prompts, -1)).transpose(0, 1) for values in (hidden, routing)
-            )
+            shape = (num_prompts, -1)
+            hidden, routing = (torch.unflatten(values, 0, shape).transpose(0, 1) for values in (hidden, routing))
         return MoEEModelOutput(
             embeddings=embeddings,  # [B, N]
             pooled_hidden_state=hidden,  # [B, D]
@@ -289,6 +288,7 @@ class MoEEModel(MoEEPreTrainedModel):
                 model stays as it was then.
         """
         check_flag("keep_routing", keep_routing)
+        check_count("dimensions", dimensions, "dimensions")
         templates = self.config.resolve_prompts(prompt_name, prompt)
         model = self.with_config(dimensions=None, **{} if keep_routing else _BETTER_ROUTING)
         fits = fit_corpus(model, texts, templates, batch_size, show_progress_bar)
@@ -305,6 +305,7 @@ class MoEEModel(MoEEPreTrainedModel):
         Raises:
             ValueError: If the model is not calibrated, or there are fewer texts than `dimensions`.
         """
+        check_count("dimensions", dimensions, "dimensions")
         model = self.with_config(dimensions=None)
         prompt = calibrated_prompts(self.config) or None
         fit_compression(model, torch.as_tensor(model.encode(texts, prompt=prompt, standardize=True)), dimensions)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .functional_moee import check_flag
+from .prompts_moee import check_container, check_texts, named_by_themselves, stream_texts
 
 
 class MoEEPipeline(Pipeline):
@@ -60,13 +63,35 @@ class MoEEPipeline(Pipeline):
             check_flag("return_tensors", return_tensors)
         return {}, forward, {} if return_tensors is None else {"return_tensors": return_tensors}
 
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """Embed texts.
+
+        Args:
+            inputs: A text, several, or for a stream a generator or a data set of torch.
+            options: Those of every pipeline, such as `batch_size` and `num_workers`, and ours.
+
+        Raises:
+            TypeError: If these are no texts, such as a table.
+            ValueError: If a text cannot be embedded.
+        """
+        check_container(inputs)
+        if isinstance(inputs, Iterator):
+            inputs = (text for text in stream_texts(inputs))
+        elif not isinstance(inputs, str | Dataset):
+            inputs = check_texts(inputs)
+            if not inputs:  # transformers would look at the first
+                return []
+        return super().__call__(inputs, **options)
+
     def preprocess(self, text: str) -> dict[str, tuple[str]]:
         return {"text": (text,)}
 
     def _forward(self, batch: dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
         """Embed one text, `(text,)`, or the list of them that a batch is."""
         rows = batch["text"] if isinstance(batch["text"], list) else [batch["text"]]
-        embeddings = self.model.encode([text for (text,) in rows], show_progress_bar=False, **options)
+        texts = [text for (text,) in rows]
+        with named_by_themselves(texts):  # texts come one by one
+            embeddings = self.model.encode(texts, show_progress_bar=False, **options)
         return {"embeddings": torch.from_numpy(embeddings)}  # [B, N]
 
     def postprocess(self, output: dict[str, torch.Tensor], return_tensors: bool = False) -> torch.Tensor | list[float]:

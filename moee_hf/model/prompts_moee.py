@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -37,8 +38,10 @@ PROMPTS = {
 }
 
 
-# no tokenizer makes one token of so many characters of a text, but for runs of spaces and the like
-MOST_CHARACTERS_PER_TOKEN = 16
+# a tokenizer takes minutes and gigabytes for a book: it gets a beginning of so many characters a token first
+CHARACTERS_PER_TOKEN = 16
+# a beginning may have more tokens than more of the text, as a word that is cut has more of them; not so many more
+SPARE_TOKENS = 64
 
 
 class TextError(ValueError):
@@ -73,41 +76,81 @@ def stream_texts(texts: str | Iterable[str]) -> Iterator[str]:
         TypeError: If these are no texts in an order, such as a table, or a text is not a string.
         TextError: If a text is no valid Unicode.
     """
-    if problem := _container_problem(texts):
-        raise TypeError(f"texts: expected a string or several; got {problem}")
+    check_container(texts)
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
+        raise TypeError(f"texts: expected a string or several; got {_shown(texts)} of type {type(texts).__name__}.")
     return map(_checked_text, itertools.count(), [texts] if isinstance(texts, str) else texts)
 
 
+def check_container(texts: Any) -> None:
+    """Raise `TypeError` if this is a table or a set: iterating over it gives columns, or texts in any order."""
+    if problem := _container_problem(texts):
+        raise TypeError(f"texts: expected a string or several; got {problem}")
+
+
 def _container_problem(texts: Any) -> str | None:
-    """Return why these are no texts one after the other; iterating over some tables gives the names of columns."""
-    kind = type(texts).__name__
+    kind, num_dimensions = type(texts).__name__, getattr(texts, "ndim", None)
+    if isinstance(texts, str) or num_dimensions == 1:
+        return None
     columns = texts if isinstance(texts, Mapping) else None
     for attribute in ("column_names", "columns"):  # of data sets and Arrow's tables; of data frames
         columns = getattr(texts, attribute, None) if columns is None else columns
-    if columns is not None and not callable(columns):
-        column = next((name for name in columns if isinstance(name, str)), "text") if len(columns) else "text"
+    if isinstance(columns, Iterable) and not isinstance(columns, str):
+        names = [name for name in columns if isinstance(name, str)]
+        column = "text" if "text" in names or not names else names[0]
         return f"a table of type {kind}. Pass one column of it, such as texts[{column!r}]."
-    if getattr(texts, "ndim", 1) != 1:
-        return f"a {kind} of {texts.ndim} dimensions. Pass one column of it."
+    if isinstance(num_dimensions, int):
+        return f"{_shown(texts)} of type {kind} and {num_dimensions} dimensions. Pass one column of it."
     if isinstance(texts, set | frozenset):
         return f"a {kind}, which has no order. Pass a list."
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | bytearray):
-        return f"{_shown(texts)} of type {kind}."
     return None
 
 
 def _checked_text(index: int, text: Any) -> str:
     text = text.as_py() if hasattr(text, "as_py") else text  # of a column of Arrow's
-    if not isinstance(text, str):
-        hint = " Take the text out of it, as in [row['text'] for row in rows]." if isinstance(text, Mapping) else ""
-        raise TypeError(f"texts[{index}]: expected a string; got {_shown(text)} of type {type(text).__name__}.{hint}")
+    if problem := _type_problem(text):
+        raise TypeError(f"texts[{index}]: {problem}")
     if problem := _unicode_problem(text):
         raise TextError(index, problem)
     return text
 
 
+def _type_problem(text: Any) -> str | None:
+    if isinstance(text, str):
+        return None
+    problem = f"expected a string; got {_shown(text)} of type {type(text).__name__}."
+    if isinstance(text, Mapping):
+        column = next((name for name, value in text.items() if isinstance(value, str)), "text")
+        return f"{problem} Take the text out of it, as in [row[{column!r}] for row in rows]."
+    if container := _container_problem(text):
+        return f"expected a string; got {container}"
+    if isinstance(text, Iterable) and not isinstance(text, bytes | bytearray):
+        return f"{problem} Pass all texts in one list of strings."
+    return problem
+
+
+@contextlib.contextmanager
+def named_by_themselves(texts: Sequence[Any]) -> Iterator[None]:
+    """Name texts that cannot be embedded by what they say, where their numbers are none that the caller knows.
+
+    Raises:
+        TypeError: If a text is not a string.
+        ValueError: If a text cannot be embedded.
+    """
+    for text in texts:
+        if problem := _type_problem(text):
+            raise TypeError(f"text: {problem}")
+    try:
+        yield
+    except ValueError as error:  # a `TextError`, of this file or of the copy of it that the model came with
+        if (index := getattr(error, "index", None)) is None:
+            raise
+        raise ValueError(f"text {_shown(texts[index])}: {getattr(error, 'problem', error)}") from error
+
+
 def _shown(value: object) -> str:
     """A value in the message of an error, on one line and not too long."""
+    value = value[:100] if isinstance(value, str) else value  # the repr of a book takes long
     shown = repr(value).replace("\n", " ")
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
@@ -168,21 +211,23 @@ def tokenize(
         ids = tokenizer([head + text + tail for text in texts], verbose=False)["input_ids"] if texts else []
         return [row[: len(row) - num_end] for row in ids]
 
-    # what is longer is cut all but certainly, and a tokenizer takes minutes and gigabytes for a book
-    most = MOST_CHARACTERS_PER_TOKEN * max_length
-    ids = token_ids([text if len(text) <= most else "" for text in texts])
+    parts = [text[: CHARACTERS_PER_TOKEN * max_length] for text in texts]
+    ids = token_ids(parts)
     num_cut = 0
     for index, text in enumerate(texts):
-        if len(text) <= most and len(ids[index]) <= max_length:
+        while len(parts[index]) < len(text) and len(ids[index]) <= max_length + SPARE_TOKENS:
+            parts[index] = text[: 2 * len(parts[index])]
+            ids[index] = token_ids([parts[index]])[0]
+        if len(ids[index]) <= max_length:
             continue
-        kept = _num_characters_that_fit(text, max_length, lambda text: len(token_ids([text])[0]))
+        kept = _num_characters_that_fit(parts[index], max_length, lambda text: len(token_ids([text])[0]))
         if kept == 0:
             raise ValueError(
                 f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt "
                 f"{template!r} alone takes {len(token_ids([''])[0])} tokens. Raise max_length or shorten the prompt."
             )
         ids[index] = token_ids([text[:kept]])[0]
-        num_cut += kept < len(text)
+        num_cut += 1
     if without := [index for index, text_ids in enumerate(ids) if not text_ids]:
         raise TextError(
             without[0],

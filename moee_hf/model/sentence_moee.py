@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .prompts_moee import TEXT
+from .prompts_moee import TEXT, named_by_themselves
 
 try:
     from sentence_transformers.base.modules import Transformer
@@ -32,13 +32,15 @@ class MoEETransformer(Transformer):
             prompt: A template with `{text}`, a JSON list of several, or words to put before the text.
             kwargs: What sentence-transformers passes for other kinds of model; not read.
         """
+        # sentence-transformers has sorted the texts
         try:
-            return self.model.tokenize(inputs, prompt=_templates(prompt or ""))
-        except ValueError as error:
-            if (index := getattr(error, "index", None)) is None:
+            with named_by_themselves(inputs):
+                return self.model.tokenize(inputs, prompt=_templates(prompt))
+        except TypeError as error:
+            if not any(isinstance(text, dict | list | tuple) for text in inputs):
                 raise
-            # sentence-transformers has sorted the texts: their numbers here are none that the caller knows
-            raise ValueError(f"text {inputs[index]!r}: {error.problem}") from error  # type: ignore[attr-defined]
+            # at a TypeError sentence-transformers would put the prompt before these itself, and fail
+            raise ValueError(str(error)) from error
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return _Features(super().forward(features, **kwargs))
@@ -63,8 +65,10 @@ class _Features(dict[str, Any]):
         )
 
 
-def _templates(prompt: str) -> str | list[str]:
-    """What a prompt of sentence-transformers stands for."""
+def _templates(prompt: Any) -> Any:
+    """What a prompt of sentence-transformers stands for; `tokenize` refuses what is none."""
+    if not isinstance(prompt, str):
+        return TEXT if prompt is None else prompt
     if TEXT not in prompt:
         return prompt + TEXT
     if prompt.count(TEXT) > 1:  # no template has that

@@ -57,7 +57,7 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["similarity", "a", "", *SMALL], r"texts\[1\]: expected a text to embed; got an empty string"),
+        (["similarity", "a", "", "--prompt", "none", *SMALL], r"texts\[1\]: expected a text with tokens"),
         (
             ["similarity", "a", "--prompt", "eol", *SMALL],
             "prompt_name: expected one of 'prompteol', 'none', .*; got 'eol'",

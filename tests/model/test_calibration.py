@@ -131,8 +131,8 @@ def test_texts_are_a_stream_read_once_and_not_kept(model, monkeypatch):
         ([], ValueError, "expected two or more to calibrate on; got 0"),
         ("One text.", ValueError, "expected two or more to calibrate on; got 1"),
         (["a", 7], TypeError, r"texts\[1\]: expected a string; got 7"),
-        (["a", ""], ValueError, r"texts\[1\]: expected a text to embed; got an empty string"),
-        (["a"] * 2050 + [""], ValueError, r"texts\[2050\]: expected a text to embed; got an empty string"),
+        (["a", "\ud800"], ValueError, r"texts\[1\]: expected valid Unicode"),
+        (["a"] * 2050 + ["\ud800"], ValueError, r"texts\[2050\]: expected valid Unicode"),
         ({"a": "b", "c": "d"}, TypeError, "texts: expected a string or several"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from support.common import CHECKPOINT, TEXTS, set_random_statistics
 from transformers import AutoModel, AutoTokenizer, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from moee_hf.model.pipeline_moee import MoEEPipeline
 
@@ -106,24 +107,41 @@ def test_a_model_that_is_not_ours(saved):
         pipeline("moee-embedding", model=backbone, tokenizer=AutoTokenizer.from_pretrained(saved))
 
 
+class Rows(torch.utils.data.Dataset):
+    """A data set of torch, of rows with a text each."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, index):
+        return {"text": self.texts[index]}
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize("text", [7, ["A text.", "Another."]], ids=str)
+@pytest.mark.parametrize("text", [7, ["A text.", "Another."], {"text": "A text."}], ids=str)
 def test_no_text(pipe, text, batch_size):
-    with pytest.raises(TypeError, match=r"texts\[0\]: expected a string; got "):
-        pipe([text, "A text."], batch_size=batch_size)
-    with pytest.raises(TypeError, match=r"texts\[0\]: expected a string; got 7"):
+    texts = ["A text.", "A text.", text]
+    with pytest.raises(TypeError, match=r"^texts\[2\]: expected a string; got "):
+        pipe(texts, batch_size=batch_size)
+    with pytest.raises(TypeError, match=r"^texts\[2\]: expected a string; got "):
+        list(pipe((text for text in texts), batch_size=batch_size))
+    with pytest.raises(TypeError, match=r"^text: expected a string; got "):
+        list(pipe(KeyDataset(Rows(texts), "text"), batch_size=batch_size))
+
+
+def test_no_texts(pipe):
+    with pytest.raises(TypeError, match=r"^texts: expected a string or several; got 7 of type int"):
         pipe(7)
+    assert pipe([]) == []
 
 
-def test_a_dataset_and_workers(pipe, model):
-    class Texts(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(TEXTS)
-
-        def __getitem__(self, index):
-            return TEXTS[index]
-
-    close(list(pipe(Texts(), batch_size=2, num_workers=1)), model.encode(TEXTS))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_dataset_and_workers(pipe, model, num_workers):
+    rows = KeyDataset(Rows(TEXTS), "text")
+    close(list(pipe(rows, batch_size=2, num_workers=num_workers)), model.encode(TEXTS))
 
 
 def test_an_embedding_that_is_not_finite_is_refused(model):

@@ -25,7 +25,7 @@ def test_streams_are_read_as_they_come(model, monkeypatch):
     embeddings = np.concatenate([first, *parts])
     assert embeddings.dtype == np.float32
     assert np.abs(embeddings - model.encode(MANY, batch_size=1)).max() < 1e-5
-    with pytest.raises(ValueError, match=r"texts\[20\]: expected a text to embed; got an empty string"):
-        list(model.encode_stream([*MANY[:20], ""]))
+    with pytest.raises(ValueError, match=r"texts\[20\]: expected a text with tokens"):
+        list(model.encode_stream([*MANY[:20], ""], prompt_name="none"))
     with pytest.raises(ValueError, match="combination: expected one of"):
         model.encode_stream(MANY, combination="both")

@@ -1,6 +1,7 @@
 """What is a text, at every door: tables, empty texts, very long ones, and what a tokenizer puts behind them."""
 
 import copy
+import random
 
 import numpy as np
 import pandas
@@ -10,26 +11,33 @@ import torch
 from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
 from support.common import TEXTS, assert_same
-from tokenizers import processors
-from transformers import AutoTokenizer, pipeline
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from moee_hf import MoEEModel
-from moee_hf.model import prompts_moee
+from moee_hf.evaluation import MoEEEncoder
+from moee_hf.model import inputs_moee, prompts_moee
 from moee_hf.model.handler import EndpointHandler
 from moee_hf.model.prompts_moee import tokenize
 
 COLUMNS = {"label": [1, 2], "text": TEXTS[:2]}
 FRAME = pandas.DataFrame(COLUMNS)
 TABLES = {
-    "data frame": (FRAME, r"a table of type DataFrame.*texts\['label'\]"),
+    "data frame": (FRAME, r"a table of type DataFrame.*texts\['text'\]"),
     "mapping": ({"text": TEXTS[:2]}, r"a table of type dict.*texts\['text'\]"),
-    "data set": (Dataset.from_dict(COLUMNS), r"a table of type Dataset.*texts\['label'\]"),
+    "data set": (Dataset.from_dict(COLUMNS), r"a table of type Dataset.*texts\['text'\]"),
     "data sets": (DatasetDict(train=Dataset.from_dict(COLUMNS)), "a table of type DatasetDict"),
-    "arrow": (pyarrow.table(COLUMNS), r"a table of type Table.*texts\['label'\]"),
+    "data stream": (Dataset.from_dict(COLUMNS).to_iterable_dataset(), "a table of type IterableDataset"),
+    "arrow": (pyarrow.table(COLUMNS), r"a table of type Table.*texts\['text'\]"),
     "empty frame": (pandas.DataFrame(), "a table of type DataFrame"),
-    "two dimensions": (FRAME.to_numpy(), "a ndarray of 2 dimensions"),
-    "no dimension": (np.array("text"), "a ndarray of 0 dimensions"),
+    "two dimensions": (FRAME.to_numpy(), "ndarray and 2 dimensions"),
+    "no dimension": (np.array("text"), "ndarray and 0 dimensions"),
     "set": (set(TEXTS), "a set, which has no order"),
+    "records": (FRAME.to_records(), r"texts\[0\]: expected a string; got .* of type record"),
+    "pairs": (
+        [("a", "b")],
+        r"texts\[0\]: expected a string; got \('a', 'b'\) of type tuple. Pass all texts in one list",
+    ),
     "rows": ([{"text": "a"}], r"texts\[0\]: expected a string; got {'text': 'a'} of type dict. Take the text out"),
     "numbers": (np.array([1.0]), r"texts\[0\]: expected a string; got .*1.0.* of type float64"),
     "missing": (pandas.Series(["a", None]), r"texts\[1\]: expected a string; got (None|nan)"),
@@ -46,9 +54,16 @@ def doors(saved):
         "encode_stream": lambda texts: np.concatenate(list(model.encode_stream(texts))),
         "forward": lambda texts: model(**model.tokenize(texts)).embeddings.detach().numpy(),
         "calibrate": copy.deepcopy(model).calibrate,
+        "pipe": pipe,
         "pipeline": lambda texts: np.array(pipe(texts)),
+        "encoder": lambda texts: MoEEEncoder(model).embed(texts).numpy(),
         "handler": lambda texts: np.array(EndpointHandler.__call__(_handler(model), {"inputs": texts})),
     }
+
+
+@pytest.fixture(scope="module")
+def sentences(saved):
+    return SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
 
 
 def _handler(model):
@@ -57,37 +72,55 @@ def _handler(model):
     return handler
 
 
-@pytest.mark.parametrize("door", ["encode", "encode_stream", "forward", "calibrate"])
+DOORS = ["encode", "encode_stream", "forward", "calibrate", "pipeline", "encoder"]
+
+
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize(("texts", "message"), TABLES.values(), ids=TABLES)
 def test_tables_are_refused(doors, door, texts, message):
     with pytest.raises(TypeError, match=message):
         doors[door](texts)
 
 
-def test_tables_are_refused_by_doors_of_others(doors):
-    with pytest.raises(TypeError, match="DataFrame"):
-        doors["pipeline"](FRAME)
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("empty frame", "no dimension")])
+def test_tables_are_refused_by_sentence_transformers(sentences, name):
+    """It takes some of them for one text, or for sound, or for rows of text."""
+    with pytest.raises((TypeError, ValueError), match=r"^text: expected a string; got |'audio' is not supported"):
+        sentences.encode(TABLES[name][0])
 
 
-@pytest.mark.parametrize(
-    "texts",
-    [
-        FRAME["text"],
-        FRAME["text"].to_numpy(),
-        np.array(TEXTS[:2]),
-        Dataset.from_dict(COLUMNS)["text"],
-        pyarrow.table(COLUMNS)["text"],
-        tuple(TEXTS[:2]),
-        dict.fromkeys(TEXTS[:2]).keys(),
-        (text for text in TEXTS[:2]),
-    ],
-    ids=["series", "objects", "strings", "column", "chunked array", "tuple", "keys", "generator"],
-)
-def test_columns_are_texts(doors, model, texts):
-    assert_same(doors["encode"](texts), model.encode(TEXTS[:2]))
+COLUMNS_OF_TEXTS = {
+    "series": FRAME["text"],
+    "series with a name of a table's": pandas.Series(TEXTS[:2], index=["columns", "column_names"]),
+    "categories": FRAME["text"].astype("category"),
+    "objects": FRAME["text"].to_numpy(),
+    "strings": np.array(TEXTS[:2]),
+    "column": Dataset.from_dict(COLUMNS)["text"],
+    "chunked array": pyarrow.table(COLUMNS)["text"],
+    "array": pyarrow.array(TEXTS[:2]),
+    "tuple": tuple(TEXTS[:2]),
+    "keys": dict.fromkeys(TEXTS[:2]).keys(),
+}
 
 
-@pytest.mark.parametrize("door", ["encode", "encode_stream", "forward", "pipeline", "handler"])
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("texts", COLUMNS_OF_TEXTS.values(), ids=COLUMNS_OF_TEXTS)
+def test_columns_are_texts(doors, model, door, texts):
+    if door == "calibrate":
+        doors[door](texts)
+    else:
+        np.testing.assert_allclose(doors[door](texts), model.encode(TEXTS[:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_streams_and_strings_of_numpy_are_texts(doors, model):
+    expected = model.encode(TEXTS[:2])
+    for door in ("encode", "encode_stream", "forward", "encoder"):
+        np.testing.assert_allclose(doors[door](iter(TEXTS[:2])), expected, rtol=1e-4, atol=1e-5)
+    assert_same(doors["encode"](np.str_(TEXTS[0])), model.encode(TEXTS[0]))
+    assert doors["encoder"]([]).shape == (0, expected.shape[1])
+
+
+@pytest.mark.parametrize("door", ["encode", "encode_stream", "forward", "pipeline", "handler", "encoder"])
 def test_an_empty_text_is_a_text_where_its_prompt_has_words(doors, model, door):
     expected = model(**model.tokenizer('This sentence : "" means in one word:"', return_tensors="pt"))
     got = doors[door](["A text.", "", " "])
@@ -95,35 +128,89 @@ def test_an_empty_text_is_a_text_where_its_prompt_has_words(doors, model, door):
     assert not np.allclose(got[1], got[2], atol=1e-4)
 
 
-def test_an_empty_text_without_a_token_is_named(model, saved):
-    with pytest.raises(
-        ValueError, match=r"texts\[1030\]: expected a text with tokens; the tokenizer finds none in ''"
-    ):
+def test_an_empty_text_without_a_token_is_named(model, sentences, doors, saved):
+    problem = "expected a text with tokens; the tokenizer finds none in ''"
+    with pytest.raises(ValueError, match=rf"texts\[1030\]: {problem}"):
         model.encode(["a"] * 1030 + [""], prompt_name="none")
-    sentences = SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
     assert_same(sentences.encode(["A text.", ""]), model.encode(["A text.", ""]))
-    # it sorts texts by length before the model sees them, so a number would be that of another text
-    with pytest.raises(ValueError, match=r"^text '': expected a text with tokens"):
+    # it sorts texts by length before the model sees them, and pipelines pass them one by one: a number would be that
+    # of another text
+    with pytest.raises(ValueError, match=rf"^text '': {problem}"):
         sentences.encode(["A text.", ""], prompt_name="none")
+    for batch_size in (1, 2):
+        pipe = pipeline("moee-embedding", model=str(saved), trust_remote_code=True, prompt_name="none")
+        with pytest.raises(ValueError, match=rf"^text '': {problem}"):
+            pipe(["A text.", ""], batch_size=batch_size)
 
 
-@pytest.mark.parametrize("template", ["{text}", 'This sentence : "{text}" means in one word:"'])
+@pytest.mark.parametrize("text", [None, 7, b"b", {"text": "b"}, ["b"], ("b", "c"), "\ud800"], ids=ascii)
+def test_sentence_transformers_names_a_text_by_itself(sentences, text):
+    expected = "text '.ud800': expected valid Unicode" if isinstance(text, str) else "text: expected a string; got "
+    with pytest.raises((TypeError, ValueError), match=f"^{expected}"):
+        sentences.encode(["A text that is longer.", text])
+
+
+@pytest.mark.parametrize("prompt", [7, b"{text}", {"a": "{text}"}, [], ["{text}", 7]], ids=str)
+def test_prompts_that_are_none_are_refused_at_every_door(model, sentences, doors, prompt):
+    calls = [model.encode, model.tokenize, sentences.encode, doors["pipe"]]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^prompt: expected (a template with|one template, or several)"):
+            call(TEXTS[:2], prompt=prompt)
+    with pytest.raises(ValueError, match=r"^prompt_name: expected one of|^prompt: expected one template"):
+        model.encode(TEXTS[:2], prompt_name=prompt)
+    with pytest.raises(ValueError, match=r"^prompt: expected"):
+        MoEEEncoder(model, prompt=prompt)
+
+
+BOOK = " ".join(TEXTS) * 400
+LONG = {
+    "book": BOOK,
+    "spaces": " " * 5000,
+    "one word": "x" * 5000,
+    "ideographs": "一二三" * 2000,
+    "a gap": "a" + " " * 4000 + "b",
+    "combining": "e\u0301" * 3000,
+    "nothing": "\u200b\u00ad" * 3000 + "end",
+    "drawn": "".join(random.Random(0).choices("aé \n\t一\U0001f600.#'\u0301Ａ", k=6000)),
+}
+
+
+def _tokenizers(own):
+    """Of bytes, of words and of characters; with normalisers that merge, drop and add characters."""
+    yield own
+    for model, normalizer in (
+        (models.Unigram([("a", -1.0), ("▁", -1.5), ("aa", -1.2), ("xxxx", -2.0), ("?", -9.0)], unk_id=4), "NFKC"),
+        (models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"), "NFC"),
+    ):
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.Sequence(
+            [getattr(normalizers, normalizer)(), normalizers.Replace("\u200b", ""), normalizers.Replace("\u00ad", "")]
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace() if normalizer == "NFC" else pre_tokenizers.Metaspace()
+        yield PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("template", ["a {text}", 'a "{text}" in a word:'])
 @pytest.mark.parametrize("max_length", [15, 40])
-def test_long_texts_are_cut_before_they_are_tokenised(loaded, monkeypatch, template, max_length):
+def test_long_texts_are_cut_before_they_are_tokenised(loaded, monkeypatch, number, template, max_length):
     """To the tokens of the longest beginning that fits, as short ones are; no more than that is tokenised."""
-    book = " ".join(TEXTS) * 400
-    texts = [book, " " * 5000, "x" * 5000, "一二三" * 2000, "a" + " " * 4000 + "b", book[:30], *TEXTS]
-    monkeypatch.setattr(prompts_moee, "MOST_CHARACTERS_PER_TOKEN", 10**6)
-    expected = tokenize(loaded.tokenizer, texts, template, max_length)
+    tokenizer = list(_tokenizers(loaded.tokenizer))[number]
+    texts = [*LONG.values(), *(text[:700] for text in LONG.values()), *TEXTS]
+    monkeypatch.setattr(prompts_moee, "CHARACTERS_PER_TOKEN", 10**6)
+    expected = tokenize(tokenizer, texts, template, max_length)
     monkeypatch.undo()
+    assert tokenize(tokenizer, texts, template, max_length) == expected
     lengths = []
 
     def counting(texts, **options):
         lengths.extend(map(len, texts))
-        return loaded.tokenizer(texts, **options)
+        return tokenizer(texts, **options)
 
-    assert tokenize(counting, texts, template, max_length) == expected
-    assert max(lengths) < len(book) / 10
+    ids, num_cut = tokenize(counting, [BOOK], template, max_length)
+    assert ids == expected[0][:1]
+    assert num_cut == 1
+    assert max(lengths) < len(BOOK) / 10
 
 
 @pytest.fixture
@@ -153,6 +240,17 @@ def test_tokens_behind_the_template_are_not_pooled(ends, loaded, template):
     assert ids == [begin, *loaded.tokenizer("a<|endoftext|>")["input_ids"]]
 
 
+@pytest.mark.parametrize("ending", [True, False])
+def test_forward_warns_of_a_token_that_ends_texts(model, monkeypatch, ending):
+    """As a pipeline for feature extraction passes it, which calls the tokenizer itself."""
+    warnings = []
+    monkeypatch.setattr(inputs_moee.logger, "warning_once", warnings.append)
+    end = model.config.get_text_config().eos_token_id
+    model(input_ids=[[5, 6, end if ending else 7, 0], [end, 8, 9, 7]], attention_mask=[[1, 1, 1, 0], [1] * 4])
+    model(input_ids=[[end]])
+    assert [warning[:30] for warning in warnings] == ["input_ids: expected texts that"] * ending
+
+
 def test_means_are_of_all_tokens(ends):
     model = ends.with_config(pooling="mean")
     (ids,) = model.tokenize("a", prompt="{text}")["input_ids"].tolist()
@@ -164,8 +262,7 @@ def test_cut_texts_leave_no_room_for_what_is_left_out(ends):
     assert model.tokenize(TEXTS[4] * 3, prompt="{text}")["input_ids"].shape == (1, 20)
 
 
-def test_tokens_are_not_embedded(saved):
-    sentences = SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
+def test_tokens_are_not_embedded(sentences):
     with pytest.raises(ValueError, match=r"output_value: expected 'sentence_embedding'.*got 'token_embeddings'"):
         sentences.encode(TEXTS, output_value="token_embeddings")
 
