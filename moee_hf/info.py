@@ -10,10 +10,9 @@ import torch
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .model.backbone_moee import REFUSED, find_routers, text_model_of
-from .model.compression_moee import PRECISIONS
+from .model.choices_moee import COMBINATIONS, PRECISIONS, check_choice
 from .model.configuration_deepseek import DeepseekConfig
 from .model.configuration_moee import MoEEConfig
-from .model.functional_moee import COMBINATIONS, check_choice
 from .model.modeling_moee import MoEEModel
 
 __all__ = ["INDEX_LIMITS", "ModelInfo", "dtype_name", "format_count", "model_info", "supported_backbones"]

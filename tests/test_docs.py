@@ -16,8 +16,8 @@ from support.common import BACKBONE, ROOT, TEXTS
 
 from moee_hf import MoEEModel
 from moee_hf.cli import build_parser
+from moee_hf.model.choices_moee import COMBINATIONS
 from moee_hf.model.configuration_moee import CHOICE_FIELDS
-from moee_hf.model.functional_moee import COMBINATIONS
 from moee_hf.publishing import Recipe
 
 DOCS = {

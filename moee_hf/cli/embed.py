@@ -15,7 +15,7 @@ from ..files.embeddings import STDOUT, EmbeddingWriter, check_columns, check_out
 from ..files.partial import remove_leftovers
 from ..files.rows import ALL, Row
 from ..files.texts import TextFile
-from ..model.compression_moee import PRECISIONS
+from ..model.choices_moee import PRECISIONS
 from ..model.configuration_moee import MoEEConfig
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import TextError

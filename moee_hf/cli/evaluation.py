@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.texts import read_texts
-from ..model.functional_moee import COMBINATIONS, HIDDEN_SOURCES, POOLINGS, ROUTER_ACTIVATIONS
+from ..model.choices_moee import COMBINATIONS, HIDDEN_SOURCES, POOLINGS, ROUTER_ACTIVATIONS
 from ..model.prompts_moee import TEXT
 from .flags import (
     Commands,

@@ -11,8 +11,8 @@ import torch
 
 from .. import EMBEDDED
 from ..files.texts import TextFile
+from ..model.choices_moee import COMBINATIONS, check_alpha
 from ..model.configuration_moee import MoEEConfig
-from ..model.functional_moee import COMBINATIONS, check_alpha
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import TEXT
 

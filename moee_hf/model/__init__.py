@@ -6,6 +6,7 @@ exception is `sentence_moee`, which sentence-transformers alone reads.
 
 To read in this order; but for types, no file imports one that stands below it:
 
+    choices_moee                            the names of each choice, without torch
     functional_moee                         the method: pool, route, standardize, weigh, combine, compare
     prompts_moee, hub_moee, digests_moee    texts inside a prompt; files and commits from the Hub; digests of files
     tokenizer_moee                          the tokenizer beside a model's weights

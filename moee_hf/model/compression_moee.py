@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .functional_moee import check_choice
-
-# those of sentence-transformers
-PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+from .choices_moee import PRECISIONS, check_choice
 
 
 def principal_components(vectors: torch.Tensor, dimensions: int) -> torch.Tensor:

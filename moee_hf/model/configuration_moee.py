@@ -18,11 +18,12 @@ from .arguments_moee import (
     set_backbone_fields,
     unknown_argument,
 )
+from .choices_moee import COMBINATIONS, check_choice
 from .configuration_backbone_moee import MODEL_TYPE, backbone_config_from_dict, check_is_backbone
 from .configuration_reading_moee import read_config_dict
 from .digests_moee import CONFIG_NAME, check_config, digest_of_config
 from .fitted_moee import check_compression
-from .functional_moee import COMBINATIONS, Mix, check_choice
+from .functional_moee import Mix
 from .prompts_moee import PROMPTS, TEXT, check_template
 from .validation_moee import as_json_has_it, check_field, layer_indices, listed
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from .compression_moee import PRECISIONS
-from .functional_moee import Mix, check_choice
+from .choices_moee import PRECISIONS, check_choice
+from .functional_moee import Mix
 
 if TYPE_CHECKING:
     from .configuration_moee import MoEEConfig

@@ -8,34 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-COMBINATIONS = ("hs", "rw", "concat", "sum")
-HIDDEN_SOURCES = ("state", "attention", "values")
-POOLINGS = ("lasttoken", "mean", "weightedmean")
-ROUTER_ACTIVATIONS = ("softmax", "logits", "clr")
-ROUTER_STANDARDIZATIONS = ("zscore", "center")
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise `ValueError` unless `value` is one of `choices`; `name` says where it stands."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}.")
-
-
-def check_alpha(name: str, value: object) -> None:
-    """Raise `ValueError` unless `value` is a finite number >= 0; `name` says where it stands."""
-    try:
-        is_weight = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < float("inf")
-    except OverflowError:  # an integer can be larger
-        is_weight = False
-    if not is_weight:
-        raise ValueError(f"{name}: expected a finite number >= 0 (the weight of the routing part); got {value!r}.")
+from .choices_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
 
 
 def check_flag(name: str, value: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .functional_moee import (
+from .choices_moee import (
     COMBINATIONS,
     HIDDEN_SOURCES,
     POOLINGS,
@@ -17,8 +17,8 @@ from .functional_moee import (
     ROUTER_STANDARDIZATIONS,
     check_alpha,
     check_choice,
-    check_count,
 )
+from .functional_moee import check_count
 from .hub_moee import is_repo_id
 from .prompts_moee import check_template
 

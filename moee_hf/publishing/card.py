@@ -11,8 +11,8 @@ from huggingface_hub import ModelCardData
 
 from .. import __version__
 from ..info import ModelInfo, dtype_name, format_count, model_info
+from ..model.choices_moee import COMBINATIONS
 from ..model.configuration_moee import MoEEConfig
-from ..model.functional_moee import COMBINATIONS
 from ..model.modeling_moee import MoEEModel
 from .recipes import Recipe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mteb.abstasks import AbsTask
 
-from ...model.functional_moee import COMBINATIONS
+from ...model.choices_moee import COMBINATIONS
 from ...model.modeling_moee import MoEEModel
 from ..encoder import MoEEEncoder
 from ..grid import encoders

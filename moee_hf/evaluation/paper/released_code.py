@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from ...model.functional_moee import COMBINATIONS, combine
+from ...model.choices_moee import COMBINATIONS
+from ...model.functional_moee import combine
 from ...model.modeling_moee import MoEEModel
 from ..encoder import MoEEEncoder
 from ..features import Features

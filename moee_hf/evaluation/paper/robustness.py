@@ -12,7 +12,7 @@ import numpy as np
 from mteb.abstasks import AbsTask
 from scipy.stats import spearmanr
 
-from ...model.functional_moee import COMBINATIONS
+from ...model.choices_moee import COMBINATIONS
 from ...model.modeling_moee import MoEEModel
 from ...model.prompts_moee import PROMPTS
 from ..grid import encoders
