@@ -142,8 +142,9 @@ class MoEEEncoder:
     def _to_calibrate(self) -> MoEEModel:
         """The model with the choices that an encoder with a corpus is calibrated with."""
         options = self._options
-        self.layer_weights, self.dimensions = options["layer_weights"] or "agreement", options["dimensions"] or None
-        check_field("dimensions", self.dimensions)
+        self.layer_weights, dimensions = options["layer_weights"] or "agreement", options["dimensions"] or None
+        check_field("dimensions", dimensions)
+        self.dimensions = None if dimensions is None else int(dimensions)  # numpy's numbers do not go into json
         return self.features.model.with_config(
             hidden_source=options["hidden_source"] or self.features.model.config.hidden_source,
             router_activation=options["router_activation"] or "clr",

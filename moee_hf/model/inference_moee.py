@@ -257,6 +257,9 @@ def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
 def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[list[int]]:
     """Return the tokens of texts inside a prompt.
 
+    Where the last token is pooled, special tokens that the tokenizer puts behind the prompt are left out; for a mean
+    they stay.
+
     Args:
         model: The model.
         texts: The texts.

@@ -1,6 +1,7 @@
 """What is a text, at every door: tables, empty texts, very long ones, and what a tokenizer puts behind them."""
 
 import copy
+import json
 import random
 
 import numpy as np
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from moee_hf import MoEEModel
-from moee_hf.evaluation import MoEEEncoder
+from moee_hf.evaluation import Corpus, MoEEEncoder
 from moee_hf.model import inputs_moee, prompts_moee
 from moee_hf.model.handler import EndpointHandler
 from moee_hf.model.prompts_moee import tokenize
@@ -251,6 +252,16 @@ def test_forward_warns_of_a_token_that_ends_texts(model, monkeypatch, ending):
     assert [warning[:30] for warning in warnings] == ["input_ids: expected texts that"] * ending
 
 
+def test_tokens_behind_the_template_are_not_pooled_by_other_doors(ends, loaded, tmp_path):
+    ends.save_pretrained(tmp_path)
+    sentences = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
+    pipe = pipeline("moee-embedding", model=str(tmp_path), trust_remote_code=True)
+    ids = loaded.tokenizer(f'This sentence : "{TEXTS[0]}" means in one word:"')["input_ids"]
+    expected = loaded(input_ids=[[loaded.tokenizer.bos_token_id, *ids]]).embeddings.detach()
+    for embed in (sentences.encode, pipe, lambda texts: MoEEEncoder(ends).embed(texts).numpy()):
+        np.testing.assert_allclose(np.array(embed(TEXTS[:1])), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_means_are_of_all_tokens(ends):
     model = ends.with_config(pooling="mean")
     (ids,) = model.tokenize("a", prompt="{text}")["input_ids"].tolist()
@@ -296,6 +307,23 @@ def test_numbers_of_numpy(model):
     for batch_size in (True, np.True_, 2.0, np.float64(2), 0, np.int64(0), "2"):
         with pytest.raises(ValueError, match="batch_size: expected a number of texts >= 1, or None"):
             model.encode(TEXTS, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("dimensions", [True, np.True_, 2.0, "2", 0, np.int64(-1)])
+def test_what_is_no_number_of_dimensions(model, dimensions):
+    for call in (model.calibrate, model.compress):
+        with pytest.raises(ValueError, match=r"^dimensions: expected a number of dimensions >= 1, or None; got"):
+            call(TEXTS, dimensions=dimensions)
+    assert not model.config.calibrated
+
+
+def test_dimensions_of_numpy(model, tmp_path):
+    model.calibrate(TEXTS, dimensions=np.int64(3))
+    model.save_pretrained(tmp_path)
+    assert_same(MoEEModel.from_pretrained(tmp_path).encode(TEXTS), model.encode(TEXTS))
+    encoder = MoEEEncoder(model, corpus=Corpus(TEXTS), dimensions=np.int64(2), batch_size=np.int64(2))
+    assert json.loads(json.dumps(encoder.experiment))["dimensions"] == 2
+    assert encoder.embed(TEXTS).shape == (len(TEXTS), 2)
 
 
 def test_overflow_is_an_error_at_every_door(model, tmp_path):
