@@ -16,7 +16,7 @@ from huggingface_hub import HfApi
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from .adapters_moee import merged_weights
+from .adapters_moee import has_adapters, without_adapters
 from .arguments_moee import check_arguments, in_one_sentence, is_backbone_field, set_backbone_fields
 from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
@@ -185,16 +185,22 @@ class MoEEPreTrainedModel(PreTrainedModel):
             prefix = f"{self.base_model_prefix}."
             state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         push_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs} if push_to_hub else {}
-        options = {"state_dict": merged_weights(self.model) if state_dict is None else state_dict, **kwargs}
+        if state_dict is not None and has_adapters(self.model):
+            raise ValueError(
+                "state_dict: expected None for a model with adapters, which are merged into its own; got weights. "
+                "Leave it out, or merge the adapters with PEFT (merge_and_unload) first."
+            )
+        backbone, merged = without_adapters(self.model)
+        options = {"state_dict": state_dict if merged is None else merged, **kwargs}
         if not is_main_process:
-            self.model.save_pretrained(save_directory, is_main_process=False, **options)
+            backbone.save_pretrained(save_directory, is_main_process=False, **options)
             return
         before = self._get_files_timestamps(save_directory) if os.path.isdir(save_directory) else {}
         with written_aside(save_directory) as folder:
-            self.model.save_pretrained(folder, **options)
+            backbone.save_pretrained(folder, **options)
             config = copy.deepcopy(self.config)
             config.base_model_name_or_path = config.base_model_revision = None
-            config.backbone_config = copy.deepcopy(self.model.config)  # which knows the dtype of the weights
+            config.backbone_config = copy.deepcopy(backbone.config)  # which knows the dtype of the weights
             write_repository(self, config, folder)
         if push_to_hub:
             push_files(self, save_directory, before=before, **push_kwargs)

@@ -197,24 +197,58 @@ def test_weights_without_digests_cannot_be_verified():
         MoEEModel.from_pretrained(CHECKPOINT, verify_weights=True)
 
 
-def adapter_of(model) -> peft.LoraConfig:
-    return peft.LoraConfig(target_modules=["q_proj", "o_proj"], r=4, init_lora_weights=False)
+def adapter_of(model, **options) -> peft.LoraConfig:
+    return peft.LoraConfig(**{"target_modules": ["q_proj", "o_proj"], "r": 4, "init_lora_weights": False} | options)
 
 
-def test_an_adapter_is_merged(model, tmp_path):
-    adapted = copy.deepcopy(model)
-    adapted.add_adapter(adapter_of(model))
-    expected = adapted.encode(TEXTS)
-    assert not np.allclose(expected, model.encode(TEXTS), atol=1e-2)
+# what an adapter may change, and the doors by which it comes in
+@pytest.mark.parametrize(
+    ("door", "options"),
+    [
+        ("model", {}),
+        ("backbone", {"modules_to_save": ["q_norm"]}),
+        ("around", {"target_modules": [], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}),
+        ("model", {"target_modules": ["q_proj"], "use_dora": True}),
+        ("model", {"target_modules": ["embed_tokens"]}),
+        ("backbone", {"trainable_token_indices": [3, 4]}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # which peft asks for
+def test_an_adapter_is_merged(model, tmp_path, door, options):
+    adapted, adapter = copy.deepcopy(model), adapter_of(model, **options)
+    if door == "around":
+        adapted.model = peft.get_peft_model(adapted.model, adapter)
+    else:
+        (adapted if door == "model" else adapted.model).add_adapter(adapter)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if weight.requires_grad and "lora" not in name:  # which is as it was until it is trained
+                weight.add_(0.1)
+    expected, names = adapted.encode(TEXTS), adapted.state_dict().keys()
+    assert not np.allclose(expected, model.encode(TEXTS), atol=1e-3)
     adapted.save_pretrained(tmp_path)
-    assert_same(adapted.encode(TEXTS), expected)
+    assert adapted.state_dict().keys() == names
+    assert np.array_equal(adapted.encode(TEXTS), expected)
     again = MoEEModel.from_pretrained(tmp_path)
     np.testing.assert_allclose(again.encode(TEXTS), expected, rtol=1e-3, atol=1e-5)
     assert again.state_dict().keys() == model.state_dict().keys()
     assert adapted.weights_changed
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_the_adapter_that_is_active_is_merged(model, tmp_path):
+    adapted, vectors = copy.deepcopy(model), []
+    for name in ("one", "two"):
+        adapted.add_adapter(adapter_of(model), name)
+    adapted.set_adapter("one")
+    vectors.append(adapted.encode(TEXTS))
+    adapted.save_pretrained(tmp_path / "0")
     adapted.disable_adapters()
-    adapted.save_pretrained(tmp_path)
-    assert_same(MoEEModel.from_pretrained(tmp_path).encode(TEXTS), model.encode(TEXTS))
+    vectors.append(model.encode(TEXTS))
+    adapted.save_pretrained(tmp_path / "1")
+    for number, expected in enumerate(vectors):
+        again = MoEEModel.from_pretrained(tmp_path / str(number))
+        np.testing.assert_allclose(again.encode(TEXTS), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_an_adapter_of_sentence_transformers(saved, tmp_path):
@@ -226,19 +260,32 @@ def test_an_adapter_of_sentence_transformers(saved, tmp_path):
     np.testing.assert_allclose(again.encode(TEXTS), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_an_adapter_that_cannot_be_merged(model, tmp_path):
+def with_virtual_tokens(model) -> MoEEModel:
+    """A model with an adapter that cannot be merged."""
     adapted = copy.deepcopy(model)
-    adapted.add_adapter(peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["norm"]))
+    adapter = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
+    adapted.model = peft.get_peft_model(adapted.model, adapter)
+    return adapted
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_an_adapter_that_cannot_be_merged(model, tmp_path):
     with pytest.raises(ValueError, match="save_pretrained: expected adapters that can be merged"):
+        with_virtual_tokens(model).save_pretrained(tmp_path)
+    adapted = copy.deepcopy(model)
+    adapted.add_adapter(adapter_of(model))
+    with pytest.raises(ValueError, match="state_dict: expected None for a model with adapters"):
+        adapted.save_pretrained(tmp_path, state_dict=adapted.state_dict())
+    adapted.model.layers[0].self_attn.q_proj.base_layer.to("meta")
+    with pytest.raises(ValueError, match=r"save_pretrained: expected weights .*; got quantized or offloaded ones"):
         adapted.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_what_cannot_be_pushed_makes_no_repository(hub, model):
     for options in ({"reference": True}, {}):
-        failing = copy.deepcopy(model)
-        if not options:
-            failing.add_adapter(peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["norm"]))
+        failing = model if options else with_virtual_tokens(model)
         with pytest.raises(ValueError, match="expected"):
             failing.push_to_hub("author/new", **options)
     assert "author/new" not in hub.repositories
