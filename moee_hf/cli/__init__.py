@@ -1,4 +1,8 @@
-"""The command `moee`: data on standard output, everything else on standard error."""
+"""The command `moee`: data on standard output, everything else on standard error.
+
+Nothing here imports torch or transformers before a command runs: they take seconds, which `--help`, `--version` and a
+mistyped flag need not wait for.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-import transformers
-
 from .. import __version__
 from .calibrate import add_calibrate_command
 from .embed import add_embed_command
+from .errors import replace_unknown_characters, sentence
 from .evaluation import add_complementarity_command, add_evaluate_command, add_robustness_command
 from .inspect import add_backbones_command, add_info_command, add_similarity_command
 from .signals import ended_by_signals
@@ -22,33 +25,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An interruption is 130, as the shell has it; SIGTERM raises `SystemExit` with 143, SIGHUP with 129.
     """
-    arguments = build_parser().parse_args(argv)
-    # transformers reports the language-model head of every checkpoint as unexpected
-    transformers.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
+    replace_unknown_characters(sys.stdout, sys.stderr)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return 0
     try:
         with ended_by_signals():
             arguments.run(arguments)
-        sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError) as error:
-        print(f"moee: {_with_flag(str(error), arguments)}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("moee: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (text := sentence(error, arguments)) is None:
+            raise
+        print(f"moee: {text}", file=sys.stderr)
+        return 1
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; what it parses holds the function to run as `run`."""
+    """Return the parser of all commands; what it parses holds the function to run as `run`, None without a command."""
     parser = argparse.ArgumentParser(
         prog="moee", description="Text embeddings from any pretrained mixture-of-experts LLM, without training."
     )
     parser.add_argument("--version", action="version", version=f"moee_hf {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="COMMAND")
     add_similarity_command(commands)
     add_embed_command(commands)
     add_calibrate_command(commands)
@@ -58,11 +65,3 @@ def build_parser() -> argparse.ArgumentParser:
     add_info_command(commands)
     add_backbones_command(commands)
     return parser
-
-
-def _with_flag(message: str, arguments: argparse.Namespace) -> str:
-    """Name a flag where the message of an error begins with the argument of Python that it stands for."""
-    name, colon, rest = message.partition(":")
-    # a file or folder may have the name of a flag
-    is_flag = name in arguments.flags and name not in vars(arguments).values()
-    return f"--{name.replace('_', '-')}{colon}{rest}" if is_flag else message

@@ -5,25 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from ..files.folders import check_new_folder
-from ..model.configuration_moee import MoEEConfig
-from ..model.digests_moee import is_interrupted_save
-from ..model.modeling_moee import MoEEModel
-from ..model.statistics_moee import SAMPLE_SIZE
+from .choices import CHOICES, add_choice_flags
 from .flags import (
     Commands,
     add_input_flags,
     add_model_flags,
     add_prompt_flag,
     input_file,
-    load_model,
     positive_int,
     report_skipped,
     set_run,
 )
+from .loading import load_model
 from .progress import Counted, progress_lines
 from .routing import agreement_chart, layers_of_routing
+
+if TYPE_CHECKING:
+    from ..model.configuration_moee import MoEEConfig
+    from ..model.modeling_moee import MoEEModel
 
 
 def add_calibrate_command(commands: Commands) -> None:
@@ -57,10 +59,14 @@ def add_calibrate_command(commands: Commands) -> None:
     )
     add_model_flags(parser)
     add_prompt_flag(parser)
+    add_choice_flags(parser, [field for field in CHOICES if field not in ("standardize", "dimensions")])
     set_run(parser, _calibrate)
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
+    from ..model.digests_moee import is_interrupted_save
+    from ..model.statistics_moee import SAMPLE_SIZE
+
     output = arguments.output
     if not is_interrupted_save(output):  # what that has left gives way to the next save
         check_new_folder(output)

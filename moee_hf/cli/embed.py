@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..files.columns import kept_columns
@@ -16,22 +15,16 @@ from ..files.partial import remove_leftovers
 from ..files.rows import ALL, Row
 from ..files.texts import TextFile
 from ..model.choices_moee import PRECISIONS
-from ..model.configuration_moee import MoEEConfig
-from ..model.modeling_moee import MoEEModel
-from ..model.prompts_moee import TextError
-from .flags import (
-    Commands,
-    add_embedding_flags,
-    add_input_flags,
-    add_model_flags,
-    add_prompt_flag,
-    embedding_options,
-    input_file,
-    load_model,
-    report_skipped,
-    set_run,
-)
+from .choices import add_choice_flags
+from .flags import Commands, add_input_flags, add_model_flags, add_prompt_flag, input_file, report_skipped, set_run
+from .loading import embedding_options, load_model
 from .progress import Counted, progress_lines
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..model.configuration_moee import MoEEConfig
+    from ..model.modeling_moee import MoEEModel
 
 
 def add_embed_command(commands: Commands) -> None:
@@ -56,7 +49,7 @@ def add_embed_command(commands: Commands) -> None:
     )
     add_model_flags(parser)
     add_prompt_flag(parser)
-    add_embedding_flags(parser)
+    add_choice_flags(parser)
     set_run(parser, _embed)
 
 
@@ -116,6 +109,8 @@ def with_rows(
     Raises:
         ValueError: If a text cannot be embedded; names where it stands in the file.
     """
+    from ..model.prompts_moee import TextError
+
     waiting: list[Row] = []  # read, and not embedded yet
     done = 0
 
@@ -136,6 +131,8 @@ def with_rows(
 
 def _check_empty(model: MoEEModel, file: TextFile, prompt: str | Sequence[str] | None) -> None:
     """Raise unless the model can embed an empty text: before the work, not in the middle of it."""
+    from ..model.prompts_moee import TextError
+
     try:
         model.tokenize("", prompt=prompt)
     except TextError as error:
@@ -151,7 +148,7 @@ def _names(value: str) -> tuple[str, ...]:
 
 def _metadata(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, str]:
     """How the embeddings are made, to keep beside them."""
-    mix = config.mix(arguments.combination, arguments.alpha)
+    mix = config.mix()
     default = config.default_prompt_name
     default = "+".join(default) if isinstance(default, list) else default
     return {

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.texts import read_texts
 from ..model.choices_moee import COMBINATIONS, HIDDEN_SOURCES, POOLINGS, ROUTER_ACTIVATIONS
-from ..model.prompts_moee import TEXT
+from .choices import CHOICES, add_choice_flags
 from .flags import (
     Commands,
     add_batch_size_flag,
     add_model_flags,
     add_prompt_flag,
-    load_model,
     nonnegative_alpha,
     positive_int,
     set_run,
 )
+from .loading import load_model
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -36,10 +36,15 @@ if TYPE_CHECKING:
 
 # choices of a score that are the same in every row, or said by the model
 _NOT_PRINTED = ("backbone", "dtype", "max_length", "router_standardization")
+# choices of `moee evaluate` that are the same for all that it scores
+_FIXED = (
+    *("attention_layers", "router_layers", "router_layer_weights", "router_standardization"),
+    *("standardize", "max_length"),
+)
 # flags that mean nothing beside --paper
 _NOT_OF_THE_PAPER = (
     *("prompt", "pooling", "hidden_layer", "hidden_source", "router_activation", "layer_weights"),
-    *("combination", "dimensions", "precision", "calibrate", "control"),
+    *("combination", "dimensions", "precision", "calibrate", "control", *_FIXED),
 )
 
 
@@ -56,9 +61,10 @@ def add_evaluate_command(commands: Commands) -> None:
         "--prompt",
         nargs="+",
         metavar="PROMPT",
-        help=f"names of prompts, or templates with {TEXT}; those of A+B are averaged (default: the model's)",
+        help="names of prompts, or templates with {text}; those of A+B are averaged (default: the model's)",
     )
     _add_choice_flags(parser)
+    add_choice_flags(parser, _FIXED)
     parser.add_argument(
         "--paper",
         metavar="BACKBONE",
@@ -131,6 +137,7 @@ def add_robustness_command(commands: Commands) -> None:
     )
     _add_task_flags(parser)
     _add_score_flags(parser)
+    add_choice_flags(parser, CHOICES.keys() - {"combination", "alpha", "dimensions"})
     set_run(parser, _robustness)
 
 
@@ -144,6 +151,7 @@ def add_complementarity_command(commands: Commands) -> None:
     )
     _add_task_flags(parser)
     add_prompt_flag(parser)
+    add_choice_flags(parser, CHOICES.keys() - {"combination", "alpha", "dimensions"})
     parser.add_argument(
         "--clusters", type=positive_int("clusters"), default=50, help="clusters of k-means (default: 50)"
     )

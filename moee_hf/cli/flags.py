@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias
-
-import torch
+from typing import TypeAlias
 
 from .. import EMBEDDED
 from ..files.texts import TextFile
-from ..model.choices_moee import COMBINATIONS, check_alpha
-from ..model.configuration_moee import MoEEConfig
-from ..model.modeling_moee import MoEEModel
-from ..model.prompts_moee import TEXT
+from ..model.choices_moee import check_alpha
 
 # what ArgumentParser.add_subparsers returns
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -75,13 +70,14 @@ def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_model_flags(parser: argparse.ArgumentParser, dtype: str | None = "auto") -> None:
     """Add the model and how it is loaded; `dtype` None: float32 on the processor, else as stored."""
+    parser.set_defaults(choices=())  # those of MoEEConfig that are flags too, see choices.py
     group = parser.add_argument_group("model", "arguments of MoEEModel.from_pretrained; --device is its device_map")
     group.add_argument(
         "--model",
         default=EMBEDDED,
         help=f"folder or Hub id of a MoEE repository or a plain MoE checkpoint (default: {EMBEDDED})",
     )
-    group.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_revision_flag(group)
     group.add_argument(
         "--dtype",
         default=dtype,
@@ -91,22 +87,17 @@ def add_model_flags(parser: argparse.ArgumentParser, dtype: str | None = "auto")
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
 
 
+def add_revision_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the commit of a model."""
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+
+
 def add_prompt_flag(parser: argparse.ArgumentParser) -> None:
     """Add the prompt."""
     parser.add_argument(
         "--prompt",
         help="name of a prompt, several names with + between them (their embeddings are averaged), or a template with "
-        f"{TEXT} (default: the model's; Python: prompt_name= or prompt=)",
-    )
-
-
-def add_embedding_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what an embedding is made of."""
-    parser.add_argument(
-        "--combination", choices=COMBINATIONS, help="what the embedding is made of (default: the model's)"
-    )
-    parser.add_argument(
-        "--alpha", type=nonnegative_alpha, help="weight of the routing part in 'sum' (default: the model's)"
+        "{text} (default: the model's; Python: prompt_name= or prompt=)",
     )
 
 
@@ -128,35 +119,3 @@ def nonnegative_alpha(value: str) -> float:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return number
-
-
-def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEModel:
-    """Load the model that the flags name, or else the default.
-
-    Raises:
-        ValueError: If the device is not there, or the name is empty.
-    """
-    name = default if arguments.model is None else arguments.model
-    if not name.strip():
-        raise ValueError("model: expected a folder, or the id of a repository; got an empty name.")
-    device = _device(arguments.device)
-    dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
-    hub = {} if arguments.revision is None else {"revision": arguments.revision}
-    return MoEEModel.from_pretrained(name, dtype=dtype, device_map=device, **hub)
-
-
-def embedding_options(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, Any]:
-    """Return prompt and make-up of embeddings, as arguments of `encode`."""
-    prompt = config.find_prompts(arguments.prompt)
-    return {"prompt": prompt, "combination": arguments.combination, "alpha": arguments.alpha}
-
-
-def _device(name: str | None) -> str:
-    if name is None:
-        return "auto" if torch.cuda.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    if not available.get(kind):
-        there = ", ".join(kind for kind, here in available.items() if here)
-        raise ValueError(f"device: expected one that is here ({there}); got {name!r}.")
-    return name

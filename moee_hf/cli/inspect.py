@@ -5,23 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import unicodedata
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .. import EMBEDDED
-from ..info import INDEX_LIMITS, dtype_name, format_count, model_info, supported_backbones
-from ..model.configuration_moee import MoEEConfig
-from .flags import (
-    Commands,
-    add_embedding_flags,
-    add_model_flags,
-    add_prompt_flag,
-    embedding_options,
-    load_model,
-    set_run,
-)
+from .choices import add_choice_flags
+from .flags import Commands, add_model_flags, add_prompt_flag, add_revision_flag, set_run
+from .loading import check_source, embedding_options, load_model, quieten_transformers
 from .routing import layers_of_routing
+
+if TYPE_CHECKING:
+    from ..model.configuration_moee import MoEEConfig
 
 _LABEL_WIDTH = 48
 
@@ -37,7 +30,7 @@ def add_similarity_command(commands: Commands) -> None:
     parser.add_argument("texts", nargs="+", metavar="TEXT")
     add_model_flags(parser)
     add_prompt_flag(parser)
-    add_embedding_flags(parser)
+    add_choice_flags(parser)
     set_run(parser, _similarity)
 
 
@@ -50,7 +43,7 @@ def add_info_command(commands: Commands) -> None:
         "moee_hf.info.model_info.",
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", default=EMBEDDED, help="folder, config.json or Hub id")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_revision_flag(parser)
     set_run(parser, _info)
 
 
@@ -62,7 +55,7 @@ def add_backbones_command(commands: Commands) -> None:
         description="List the supported architectures of the installed transformers. In Python: "
         "moee_hf.info.supported_backbones.",
     )
-    set_run(parser, lambda arguments: print("\n".join(supported_backbones())))
+    set_run(parser, _backbones)
 
 
 def _similarity(arguments: argparse.Namespace) -> None:
@@ -87,6 +80,13 @@ def _display_width(text: str) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> None:
+    quieten_transformers()
+    import torch
+
+    from ..info import dtype_name, format_count, model_info
+    from ..model.configuration_moee import MoEEConfig
+
+    check_source(arguments.model, arguments.revision)
     config = MoEEConfig.from_pretrained(arguments.model, revision=arguments.revision)
     info = model_info(config)
     visits = "" if info.top_k is None else f", {info.top_k} per token"
@@ -99,6 +99,7 @@ def _info(arguments: argparse.Namespace) -> None:
         "RW": str(info.embedding_sizes["rw"]),
         "embedding": ", ".join(f"{combination} {size}" for combination, size in info.embedding_sizes.items())
         + ("" if config.dimensions is None else f"; projected on {config.dimensions}"),
+        **_defaults(config),
         "a vector": f"{config.combination} {info.embedding_size}: "
         + ", ".join(f"{info.embedding_bytes(name):,} bytes in {name}" for name in ("float32", "int8", "binary")),
         "fits": _indexes(info.embedding_size),
@@ -111,8 +112,37 @@ def _info(arguments: argparse.Namespace) -> None:
         print(f"{name:<11} {value}")
 
 
+def _defaults(config: MoEEConfig) -> dict[str, str]:
+    """What an embedding is made of if a call does not say: combination, pooling, prompt, length."""
+    names = (
+        config.default_prompt_name if isinstance(config.default_prompt_name, list) else [config.default_prompt_name]
+    )
+    prompts = [f"{name or 'none'}, {json.dumps(config.prompt_template(name), ensure_ascii=False)}" for name in names]
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if config.max_length is None:
+        length = "as the tokenizer has it" + (f", at most {positions} tokens" if positions else "")
+    else:
+        length = f"{config.max_length} tokens"
+    weight = f", alpha {config.alpha:g}" if config.combination == "sum" else ""
+    return {
+        "default": f"{config.combination}{weight}" + ", standardized" * config.standardize,
+        "pooling": config.pooling,
+        "prompt": " + ".join(prompts),
+        "length": length,
+    }
+
+
+def _backbones(arguments: argparse.Namespace) -> None:
+    quieten_transformers()
+    from ..info import supported_backbones
+
+    print("\n".join(supported_backbones()))
+
+
 def _indexes(width: int) -> str:
     """Which common indexes take vectors of this width."""
+    from ..info import INDEX_LIMITS
+
     fits = [f"{name} ({limit:,})" for name, limit in INDEX_LIMITS.items() if width <= limit]
     others = [f"{name} ({limit:,})" for name, limit in INDEX_LIMITS.items() if width > limit]
     return " but not ".join(", ".join(names) for names in (fits or ["none"], others) if names)

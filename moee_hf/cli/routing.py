@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ..model.configuration_moee import MoEEConfig
+if TYPE_CHECKING:
+    from ..model.configuration_moee import MoEEConfig
 
 _BAR_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -60,9 +60,9 @@ def test_embed_flags_reach_the_model(tmp_path, monkeypatch):
         (["similarity", "a", "", "--prompt", "none", *SMALL], r"texts\[1\]: expected a text with tokens"),
         (
             ["similarity", "a", "--prompt", "eol", *SMALL],
-            "prompt_name: expected one of 'prompteol', 'none', .*; got 'eol'",
+            "--prompt: expected one of 'prompteol', 'none', .*; got 'eol'",
         ),
-        (["similarity", "a", "--prompt", "none+eol", *SMALL], "prompt_name: expected one of .*; got 'eol'"),
+        (["similarity", "a", "--prompt", "none+eol", *SMALL], "--prompt: expected one of .*; got 'eol'"),
         (
             ["embed", "-", "--output", "x.npy", "--precision", "binary", *SMALL],
             "--precision: expected standardized embeddings for 'binary'",
@@ -92,7 +92,7 @@ def test_errors_are_one_message_and_exit_1(arguments, message, capsys, tmp_path,
 def test_wrong_usage_exits_2(capsys):
     embed = ["embed", "x.txt", "--output", "x.npy"]
     for arguments in (
-        *([], ["embed", "x.txt"], ["similarity", "a", "--combination", "both"]),
+        *(["embd"], ["embed", "x.txt"], ["similarity", "a", "--combination", "both"]),
         *([*embed, "--batch-size", "0"], [*embed, "--alpha", "-1"], [*embed, "--precision", "float16"]),
         ["calibrate", "x.txt", "--output", "y", "--fit-alpha"],
     ):

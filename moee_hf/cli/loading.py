@@ -1,0 +1,79 @@
+"""The model that flags name, loaded with the choices that they make."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .. import EMBEDDED
+from .choices import check_effects
+
+if TYPE_CHECKING:  # they import torch, which takes seconds: a command does so when it runs
+    from ..model.configuration_moee import MoEEConfig
+    from ..model.modeling_moee import MoEEModel
+
+
+def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEModel:
+    """Load the model that the flags name, or else the default, with the choices that they make.
+
+    Raises:
+        ValueError: If the device is not there, a name is empty, or a flag has no effect on this model.
+    """
+    quieten_transformers()
+    from ..model.modeling_moee import MoEEModel
+
+    device = _device(arguments.device)
+    dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
+    source = default if arguments.model is None else arguments.model
+    check_source(source, arguments.revision)
+    hub: dict[str, Any] = {} if arguments.revision is None else {"revision": arguments.revision}
+    fields = {name: value for name in arguments.choices if (value := getattr(arguments, name)) is not None}
+    check_effects(fields, fields)  # before the weights are loaded, where that is possible
+    model = MoEEModel.from_pretrained(source, dtype=dtype, device_map=device, **hub, **fields)
+    check_effects(fields, vars(model.config))
+    return model
+
+
+def check_source(source: str, revision: str | None) -> None:
+    """Raise `ValueError` if the name of a model or of a revision is empty, or the model is a folder and has none."""
+    if not source.strip():
+        raise ValueError("model: expected a folder, or the id of a repository; got an empty name. Name one.")
+    if revision is None:
+        return
+    from ..model.hub_moee import resolve_source
+
+    if not revision.strip() or os.path.exists(resolve_source(source)):
+        raise ValueError(
+            f"revision: expected a branch, tag or commit of a model on the Hub; got {revision!r} of {source!r}. A "
+            "folder of this machine has no revisions. Leave --revision out, or name a repository."
+        )
+
+
+def quieten_transformers() -> None:
+    """Let transformers report errors alone, and show progress on a terminal alone."""
+    import transformers
+
+    # it reports the language-model head of every checkpoint as unexpected
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+
+
+def embedding_options(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, Any]:
+    """Return the prompt, as an argument of `encode`; other choices are made in loading the model."""
+    return {"prompt": config.find_prompts(arguments.prompt)}
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "auto" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    available = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
+    if not available.get(kind) or (":" in name and not (index.isdecimal() and int(index) < available[kind])):
+        there = ", ".join(f"{kind}{':0' * (kind == 'cuda')}" for kind, count in available.items() if count)
+        raise ValueError(f"device: expected one that is here ({there}); got {name!r}.")
+    return name
