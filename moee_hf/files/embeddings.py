@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,8 @@ def check_output(output: str, source: str | None = None) -> None:
         OSError: If the folder is not there or not writable, or there is something of this name that is no file.
         ImportError: If the format needs a package that is not installed.
     """
+    if not output:
+        raise ValueError("output: expected the name of a file; got an empty one.")
     if output == STDOUT:
         return
     path, suffix = Path(output), format_of(output)
@@ -42,11 +43,11 @@ def check_output(output: str, source: str | None = None) -> None:
         raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
     if path.exists() and not path.is_file():
         raise OSError(f"{output}: expected a file to write; there is a device or a pipe of this name.")
-    folder = path.resolve().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is not there or not writable.")
+    if not path.resolve().parent.is_dir():
+        raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is none, or not there.")
     if suffix == ".parquet":
         import_pyarrow()
+    Partial(path).check()
 
 
 def format_of(output: str) -> str:
@@ -111,9 +112,10 @@ class EmbeddingWriter:
         self._format: Format | None = None
         self._dtype: np.dtype[Any] = np.dtype(np.float32)
         self._partial = None if output == STDOUT else Partial(Path(output))
+        self._name = Path("standard output" if output == STDOUT else output)
 
     def __enter__(self) -> Self:
-        with self._named_errors():
+        with named_errors(self._name):
             self._file = _stdout() if self._partial is None else self._partial.path.open("wb")
         return self
 
@@ -129,7 +131,7 @@ class EmbeddingWriter:
             ValueError: If embeddings are of another type, or not of the type and width of the first chunk.
             OSError: If they cannot be written.
         """
-        with self._named_errors():
+        with named_errors(self._name):
             if self._format is None:
                 self.width, self._dtype = embeddings.shape[1], embeddings.dtype
                 if self._dtype not in SAFETENSORS_TYPES:
@@ -146,13 +148,9 @@ class EmbeddingWriter:
                 self._file.flush()
         self.count += len(embeddings)
 
-    def _named_errors(self) -> contextlib.AbstractContextManager[None]:
-        # of standard output, a pipe that is closed is no error of a file
-        return contextlib.nullcontext() if self._partial is None else named_errors(Path(self._output))
-
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
-            with self._named_errors():
+            with named_errors(self._name):
                 self._close()
             if error is None and self._format is None:
                 raise ValueError(f"{self._output}: expected embeddings to write; got none.")

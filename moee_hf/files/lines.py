@@ -12,6 +12,11 @@ from typing import TextIO
 STDIN = "-"
 
 
+def name_of(source: str) -> str:
+    """Return what messages call a file."""
+    return "standard input" if source == STDIN else source
+
+
 def suffix_of(source: str) -> str:
     """Return the ending that says the format of a file: `.csv` of `A.CSV.gz`; `.txt` of standard input."""
     return ".txt" if source == STDIN else Path(source.lower().removesuffix(".gz")).suffix
@@ -91,7 +96,7 @@ def _open(source: str, newline: str | None) -> TextIO:
     # bytes that are no UTF-8 become half characters, so that the line with them can be named
     if source == STDIN:
         if sys.stdin is None:
-            raise ValueError(f"{STDIN}: expected texts on standard input; it is closed.")
+            raise ValueError(f"{name_of(source)}: expected texts; it is closed.")
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline=newline)  # type: ignore[union-attr]
         return sys.stdin
     check_readable(source)
@@ -106,7 +111,7 @@ def _problem(source: str, line: int, piece: str) -> str:
         for position, character in enumerate(piece)
         if character == "\0" or "\ud800" <= character <= "\udfff"
     )
-    where = f"{source}, line {line + piece.count(chr(10), 0, position)}"
+    where = f"{name_of(source)}, line {line + piece.count(chr(10), 0, position)}"
     if wrong == "\0":
         return f"{where}: expected text; got a NUL byte. Convert the file to UTF-8, if it is text in UTF-16."
     return f"{where}: expected UTF-8; got the byte 0x{ord(wrong) - 0xDC00:02x}. Convert the file."

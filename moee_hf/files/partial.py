@@ -34,6 +34,16 @@ class Partial:
         self.path = self._place.with_name(name)
         _open.add(self.path)
 
+    def check(self) -> None:
+        """Raise unless a file can be written beside the place.
+
+        Raises:
+            OSError: If not; names the place.
+        """
+        with named_errors(self._place):
+            self.path.touch()
+        self.remove()
+
     def put_in_place(self) -> None:
         """Move the file, which is complete, to its place.
 
@@ -70,10 +80,12 @@ def named_errors(path: Path) -> Iterator[None]:
     """Let an error of the operating system inside the context, such as a full disk, name the file that is written."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever reads has seen enough
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(
-            f"{path}: expected a disk that takes the file; got: {reason}. Free some space, or write to another."
+            f"{path}: expected a place that takes the file; got: {reason}. Free some space, or write elsewhere."
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .columns import ColumnTypes
 from .delimited import delimited_rows
 from .json_rows import fields_of_line, json_array_rows, json_line_rows
-from .lines import is_read_once, is_unicode, rows_of_lines, suffix_of
+from .lines import is_read_once, is_unicode, name_of, rows_of_lines, suffix_of
 from .parquet import parquet_rows
 from .rows import Request, Row
 
@@ -52,6 +52,7 @@ class TextFile:
         keep_empty: Whether empty texts are texts like any other, as they are, a null as `""`. False: they are skipped.
 
     Attributes:
+        source: What messages call the file.
         count: Number of the texts, from `check` on. None: not known.
         skipped: Number of the empty texts that were skipped, in as much as was read the last time.
         first_empty: Where the first empty text stands that was kept, in the same. None: nowhere.
@@ -69,6 +70,8 @@ class TextFile:
         keep: tuple[str, ...] = (),
         keep_empty: bool = False,
     ):
+        if not source:
+            raise ValueError("input: expected the name of a file; got an empty one.")
         suffix = suffix_of(source)
         if suffix not in _READERS or (suffix == ".parquet" and source.lower().endswith(".gz")):
             raise ValueError(f"{source}: expected a file ending in {', '.join(_READERS)}; got {suffix!r}.")
@@ -82,7 +85,7 @@ class TextFile:
             raise ValueError(f"delimiter: expected none but for .csv and .tsv; got {delimiter!r}.")
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n\0' or not delimiter.isascii()):
             raise ValueError(f"delimiter: expected one character, such as ';' or '\\t'; got {delimiter!r}.")
-        self.source, self._keep_empty = source, keep_empty
+        self.source, self._keep_empty = name_of(source), keep_empty
         self.count: int | None = None
         self.skipped = 0
         self.first_empty: str | None = None
@@ -98,7 +101,7 @@ class TextFile:
             ValueError: As `rows`; or if there is no such column to keep, or it has values of several types.
             OSError: If the file cannot be read.
         """
-        if is_read_once(self.source):
+        if is_read_once(self._request.source):
             return
         types, count = ColumnTypes(self.source, self._request.keep) if self._request.keep else None, 0
         for row in self.rows():

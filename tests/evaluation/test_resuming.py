@@ -126,7 +126,7 @@ def test_a_result_that_cannot_be_written_is_not_there(model, data, tmp_path, mon
 
     places = []
     monkeypatch.setattr(TaskResult, "to_disk", fill_the_disk)
-    with pytest.raises(OSError, match=r"STSBenchmark.json: expected a disk that takes the file; got: No space left"):
+    with pytest.raises(OSError, match=r"STSBenchmark.json: expected a place that takes the file; got: No space left"):
         list(evaluate(encoders(model), local_tasks(data, ["stsb"]), tmp_path))
     assert places == [[]]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

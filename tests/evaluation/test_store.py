@@ -33,8 +33,8 @@ def test_kept_vectors_are_read_in_place_of_texts(model, data, tmp_path, monkeypa
 
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match=r"\.safetensors: expected a disk that takes the file; got: .*too large"):
+    with pytest.raises(OSError, match=r"\.safetensors: expected a place that takes the file; got: .*too large"):
         write_vectors(tmp_path, ["a"], {"state": np.zeros((1, 2000), np.float32)}, {})
-    with pytest.raises(OSError, match=r"scores\.md: expected a disk that takes the file; got: .*too large"):
+    with pytest.raises(OSError, match=r"scores\.md: expected a place that takes the file; got: .*too large"):
         Table(["task"], [["a" * 9000]]).save(tmp_path, "scores")
     assert list(tmp_path.iterdir()) == []

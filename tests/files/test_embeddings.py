@@ -70,7 +70,7 @@ def test_other_types_are_refused(tmp_path):
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, suffix):
     writer, numbers = EmbeddingWriter(str(tmp_path / f"vectors{suffix}"), {}), np.random.default_rng(0)
-    with pytest.raises(OSError, match=f"vectors{suffix}: expected a disk .*; got: .*too large"), writer:
+    with pytest.raises(OSError, match=f"vectors{suffix}: expected a place .*; got: .*too large"), writer:
         writer.write(["a"] * 900, numbers.random((900, 9), np.float32))
     assert list(tmp_path.iterdir()) == []
 
@@ -100,7 +100,7 @@ def test_no_embeddings_are_no_file(tmp_path):
 def test_bad_output_is_refused_before_the_work(tmp_path):
     with pytest.raises(ValueError, match=r".npy, .parquet, .safetensors, .jsonl; got '.txt'"):
         check_output(str(tmp_path / "a.txt"))
-    with pytest.raises(OSError, match=r"expected a folder to write to; .*nowhere' is not there"):
+    with pytest.raises(OSError, match=r"expected a folder to write to; .*nowhere' is none, or not there"):
         check_output(str(tmp_path / "nowhere" / "a.npy"))
     with pytest.raises(ValueError, match=r"expected a file ending in"):
         EmbeddingWriter(str(tmp_path / "a.txt"), {})
@@ -125,6 +125,10 @@ def test_what_is_no_file_is_no_output(tmp_path):
     with pytest.raises(IsADirectoryError, match="there is a folder of this name"):
         check_output(str(tmp_path / "folder.npy"))
     (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"/proc/a.npy: expected a place that takes the file; got: "):
+        check_output("/proc/a.npy")
+    with pytest.raises(ValueError, match="output: expected the name of a file; got an empty one"):
+        check_output("")
     with pytest.raises(OSError, match="expected a folder to write to"):
         check_output(str(tmp_path / "file" / "a.npy"))
 

@@ -169,10 +169,10 @@ def test_bad_input_names_file_and_line(tmp_path, name, content, message):
 
 def test_standard_input_that_is_no_text(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ncaf\xe9\n")))
-    with pytest.raises(ValueError, match=r"^-, line 2: expected UTF-8; got the byte 0xe9"):
+    with pytest.raises(ValueError, match=r"^standard input, line 2: expected UTF-8; got the byte 0xe9"):
         read_texts("-")
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(ValueError, match="expected texts on standard input; it is closed"):
+    with pytest.raises(ValueError, match="standard input: expected texts; it is closed"):
         read_texts("-")
 
 
