@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,21 @@ STAGING_PREFIX = ".moee-saving-"
 _OF_THE_PLACE = ("digests", "auto_map", "custom_pipelines", "_commit_hash", "_name_or_path", "transformers_version")
 # git may change the ends of lines of these on Windows
 _TEXT = (".json", ".txt", ".jinja")
+# of tokenizer_config.json, what says nothing of the ids of an unpadded text, or what trainers set for themselves: they
+# write their tokenizer beside a model that they have saved
+_OF_THE_CALLER = {
+    *(
+        "padding_side",
+        "truncation_side",
+        "pad_token",
+        "pad_token_type_id",
+        "pad_to_multiple_of",
+        "max_length",
+        "stride",
+    ),
+    *("truncation_strategy", "model_max_length", "chat_template", "name_or_path", "processor_class"),
+    *("backend", "is_local", "clean_up_tokenization_spaces", "transformers_version", "_commit_hash"),
+}
 
 
 def is_interrupted_save(folder: str | os.PathLike[str]) -> bool:
@@ -27,11 +43,22 @@ def is_interrupted_save(folder: str | os.PathLike[str]) -> bool:
 
 
 def digest_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal; of a text file, with the ends of lines that Unix has."""
+    """Return the SHA-256 of a file, in hexadecimal: of a text file, of what changes the ids of a text."""
     if path.suffix in _TEXT:
-        return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        return hashlib.sha256(_that_matters(path.name, content)).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _that_matters(name: str, content: bytes) -> bytes:
+    if name == "tokenizer.json":
+        return content[max(content.find(b'"added_tokens"'), 0) :]  # before it stands how the last call padded and cut
+    if name == "tokenizer_config.json":
+        with contextlib.suppress(ValueError, AttributeError):  # damaged, and so not what was saved
+            fields = {key: value for key, value in json.loads(content).items() if key not in _OF_THE_CALLER}
+            return json.dumps(fields, sort_keys=True).encode()
+    return content
 
 
 def digest_of_config(fields: Mapping[str, Any]) -> str:

@@ -9,10 +9,10 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
@@ -22,10 +22,10 @@ from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
 from .digests_moee import check_files
 from .experts_moee import use_fast_experts
-from .hub_moee import hub_errors, resolve_commit, resolve_source
+from .hub_moee import resolve_commit, resolve_source
 from .inputs_moee import input_device
-from .repository_moee import push_files, read_statistics, write_repository
-from .saving_moee import written_aside
+from .repository_moee import check_base, check_push, push_files, read_statistics, write_repository
+from .saving_moee import files_in, written_aside
 from .tokenizer_moee import TokenizerNotFoundError, load_tokenizer
 from .weights_moee import load_backbone
 
@@ -181,10 +181,14 @@ class MoEEPreTrainedModel(PreTrainedModel):
             kwargs: Those of `PreTrainedModel.save_pretrained`, and to push, `repo_id` (default: the name of the
                 folder) and those of `push_to_hub`.
         """
+        if push_to_hub:
+            push_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs}
+            push_kwargs["repo_id"] = push_kwargs.get("repo_id") or Path(save_directory).name
+            if is_main_process:
+                check_push(push_kwargs["repo_id"], push_kwargs.get("token"))
         if state_dict is not None:
             prefix = f"{self.base_model_prefix}."
             state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        push_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs} if push_to_hub else {}
         if state_dict is not None and has_adapters(self.model):
             raise ValueError(
                 "state_dict: expected None for a model with adapters, which are merged into its own; got weights. "
@@ -195,15 +199,15 @@ class MoEEPreTrainedModel(PreTrainedModel):
         if not is_main_process:
             backbone.save_pretrained(save_directory, is_main_process=False, **options)
             return
-        before = self._get_files_timestamps(save_directory) if os.path.isdir(save_directory) else {}
         with written_aside(save_directory) as folder:
             backbone.save_pretrained(folder, **options)
             config = copy.deepcopy(self.config)
             config.base_model_name_or_path = config.base_model_revision = None
             config.backbone_config = copy.deepcopy(backbone.config)  # which knows the dtype of the weights
             write_repository(self, config, folder)
+            names = files_in(folder)
         if push_to_hub:
-            push_files(self, save_directory, before=before, **push_kwargs)
+            push_files(self, save_directory, names, **push_kwargs)
 
     def save_reference(
         self,
@@ -228,11 +232,11 @@ class MoEEPreTrainedModel(PreTrainedModel):
         if base is None and self.origin.base is not None:
             base, loaded = self.origin.base
             revision = revision or loaded
-            if self.weights_changed:
-                raise ValueError(
-                    "save_reference: expected the weights as they were loaded; they were changed since, which a "
-                    "reference cannot hold. Use save_pretrained, or push_to_hub without reference=True."
-                )
+        if has_adapters(self.model) or (base_model_name_or_path is None and base is not None and self.weights_changed):
+            raise ValueError(
+                "save_reference: expected the weights as they were loaded; they were changed since, which a reference "
+                "cannot hold. Use save_pretrained, or push_to_hub without reference=True."
+            )
         if base is None or os.path.exists(base):
             raise ValueError(
                 "save_reference: expected a model whose weights are those in the root of a repository on the Hub; "
@@ -241,13 +245,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
             )
         token = self.origin.hub_kwargs.get("token")
         commit = resolve_commit(base, "save_reference: ", revision=revision, token=token)
-        with hub_errors("save_reference: ", base, commit):
-            files = HfApi().list_repo_files(base, revision=commit, token=token)
-        if not any("/" not in file and file.endswith(".safetensors") for file in files):
-            raise ValueError(
-                f"save_reference: expected a repository with weights in safetensors; {base!r} has none. Use "
-                "save_pretrained, or push_to_hub without reference=True."
-            )
+        if base_model_name_or_path is not None:  # else the weights are from there
+            check_base(base, commit, token)
         config = copy.deepcopy(self.config)
         config.base_model_name_or_path, config.base_model_revision = base, commit
         # as it is there: without what was chosen, or changed by a quantizer, while loading
@@ -265,9 +264,10 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """
         # for a reference transformers' own size of shards says nothing
         size = {"max_shard_size": kwargs.pop("max_shard_size")} if "max_shard_size" in kwargs else {}
+        check_push(repo_id, kwargs.get("token"))
         with tempfile.TemporaryDirectory() as folder:
             (self.save_reference if reference else self.save_pretrained)(folder, **size)
-            return push_files(self, folder, repo_id, {}, **kwargs)
+            return push_files(self, folder, files_in(folder), repo_id, **kwargs)
 
     @property
     def weights_changed(self) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import custom_object_save
@@ -18,7 +18,8 @@ from transformers.utils.hub import create_and_tag_model_card
 
 from .configuration_moee import MoEEConfig
 from .digests_moee import digest_of_file, is_weights
-from .hub_moee import hub_errors, optional_file
+from .hub_moee import hub_errors, is_repo_id, optional_file
+from .saving_moee import FILES_OF_A_SAVE
 from .tokenizer_moee import TokenizerNotFoundError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 STATISTICS_NAME = "statistics.safetensors"
+CARD_NAME = "README.md"
 
 
 def write_repository(model: MoEEPreTrainedModel, config: MoEEConfig, folder: str | os.PathLike[str]) -> None:
@@ -52,47 +54,98 @@ def write_repository(model: MoEEPreTrainedModel, config: MoEEConfig, folder: str
         named += map(Path, model.tokenizer.save_pretrained(folder))
     except TokenizerNotFoundError as error:
         logger.warning(f"The model is saved without a tokenizer. {error}")
+    for name, content in _sentence_transformers_files(config).items():
+        path = Path(folder, name)
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if "prompts" in content:
+            named.append(path)
     config.digests = {path.relative_to(folder).as_posix(): digest_of_file(path) for path in named if path.is_file()}
     config.architectures = [type(model).__name__]
     pipeline = {"impl": "pipeline_moee.MoEEPipeline", "pt": ["AutoModel"], "type": "text"}
     config.custom_pipelines = {"moee-embedding": pipeline}
     custom_object_save(model, folder, config=config)
     config.save_pretrained(folder)
-    for name, content in _sentence_transformers_files(config).items():
-        Path(folder, name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_push(repo_id: str, token: bool | str | None) -> None:
+    """Check that a model may be pushed, before it is saved and the repository is made.
+
+    Raises:
+        OSError: If the Hub cannot be reached, or wants another token.
+        ValueError: If no repository can have this id.
+    """
+    if not is_repo_id(repo_id):
+        raise ValueError(f"repo_id: expected the id of a repository on the Hub, such as 'you/model'; got {repo_id!r}.")
+    with hub_errors("push_to_hub: ", repo_id):
+        HfApi().whoami(token=token)
 
 
 def push_files(
     model: MoEEPreTrainedModel,
     folder: str | os.PathLike[str],
-    repo_id: str | None = None,
-    before: Mapping[str, float] | None = None,
+    names: Collection[str],
+    repo_id: str,
     private: bool | None = None,
     token: bool | str | None = None,
     tags: str | Sequence[str] | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
     **commit: Any,
-) -> Any:
+) -> CommitInfo:
     """Push the files that were written into a folder, and a model card, in one commit.
+
+    Of an earlier save, what this one does not have is removed from the repository.
 
     Args:
         model: The model that is saved there.
         folder: The folder.
-        repo_id: The repository; made if it is not there. None: the name of the folder.
-        before: Files that were there, and when they were changed. None: none were.
+        names: The files.
+        repo_id: The repository; made if it is not there.
         private: Whether a new repository becomes private.
         token: For the Hub.
         tags: Those of the card, besides the model's own.
-        commit: `revision`, `create_pr`, `commit_message` and `commit_description` of `push_to_hub`.
+        revision: The branch, made if it is not there, or a pull request. None: the main branch.
+        commit_message: The message of the commit.
+        commit: `create_pr` and `commit_description` of `push_to_hub`.
 
     Raises:
         OSError: If the Hub cannot be reached, or refuses.
     """
-    repo_id = repo_id or Path(folder).name
     tags = [*model.model_tags, *([tags] if isinstance(tags, str) else tags or [])]
-    with hub_errors("push_to_hub: ", repo_id):
-        repo_id = HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        create_and_tag_model_card(repo_id, tags, token=token).save(Path(folder, "README.md"))
-        return model._upload_modified_files(folder, repo_id, before or {}, token=token, **commit)
+    api = HfApi(token=token)
+    with hub_errors("push_to_hub: ", repo_id, revision):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        create_and_tag_model_card(repo_id, tags, token=token).save(Path(folder, CARD_NAME))
+        if revision is not None and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        present = api.list_repo_files(repo_id, revision=revision)
+        outdated = {name for name in present if FILES_OF_A_SAVE.fullmatch(name)}.difference(names)
+        return api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, Path(folder, name)) for name in {*names, CARD_NAME}),
+                *(CommitOperationDelete(name) for name in outdated),
+            ],
+            commit_message=commit_message or f"Upload {type(model).__name__}",
+            revision=revision,
+            **commit,
+        )
+
+
+def check_base(repo_id: str, revision: str | None, token: bool | str | None) -> None:
+    """Check that a reference can name a repository for its weights, which are read from its root.
+
+    Raises:
+        OSError: If the Hub cannot say.
+        ValueError: If it has no weights in safetensors, or those of an adapter.
+    """
+    with hub_errors("save_reference: ", repo_id, revision):
+        present = HfApi().list_repo_files(repo_id, revision=revision, token=token)
+    if not {"model.safetensors", "model.safetensors.index.json"} & set(present) or "adapter_config.json" in present:
+        raise ValueError(
+            f"save_reference: expected a repository with the weights of a backbone in safetensors; {repo_id!r} has "
+            "others, or none. Use save_pretrained, or push_to_hub without reference=True."
+        )
 
 
 def read_statistics(source: str, **hub_kwargs: Any) -> dict[str, torch.Tensor]:

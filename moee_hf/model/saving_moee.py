@@ -18,8 +18,10 @@ from safetensors import SafetensorError
 from .configuration_moee import MoEEConfig
 from .digests_moee import CONFIG_NAME, STAGING_PREFIX
 
-# files of an earlier save by their names, for those that noted no digests
-_EARLIER = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|statistics\.safetensors")
+# files of a save that its embeddings depend on, by their names; for saves that noted no digests, and on the Hub
+FILES_OF_A_SAVE = re.compile(r"(model(-\d{5}-of-\d{5})?|statistics)\.safetensors|model\.safetensors\.index\.json")
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|statistics.safetensors"
+)
 _LOCK_NAME = "lock"
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
@@ -40,19 +42,28 @@ def written_aside(folder: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(folder)
     with _one_sentence(target):
         target.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
-        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target))
+        with _only_here(target):  # or another process takes the folder for abandoned, before it is locked
+            _remove_abandoned(target)
+            staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target))
+            in_use = FileLock(staging / _LOCK_NAME)
+            in_use.acquire()
         try:
-            with FileLock(staging / _LOCK_NAME):
-                yield staging
-                with _only_here(target):
-                    _move(staging, target)
+            yield staging
+            with _only_here(target):
+                _move(staging, target)
         finally:
+            in_use.release()
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def files_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the files of a folder that a model was written into, those of folders in it too."""
+    files = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in files if path != Path(_LOCK_NAME))
+
+
 def _move(staging: Path, target: Path) -> None:
-    new = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()} - {Path(_LOCK_NAME)}
+    new = set(map(Path, files_in(staging)))
     earlier = _earlier_files(target)
     (target / CONFIG_NAME).unlink(missing_ok=True)
     for name in sorted(new - {Path(CONFIG_NAME)}):
@@ -64,14 +75,15 @@ def _move(staging: Path, target: Path) -> None:
 
 
 def _only_here(target: Path) -> FileLock:
-    """Return a lock that one process of this machine holds at a time, outside of the folder, which may be uploaded."""
-    name = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()
+    """Return a lock that one process of a user holds at a time, outside of the folder, which may be uploaded."""
+    user = getattr(os, "getuid", int)()  # no user may open another's
+    name = hashlib.sha256(os.fsencode(target.resolve()) + b"%d" % user).hexdigest()
     return FileLock(Path(tempfile.gettempdir(), f"{STAGING_PREFIX}{name}.lock"))
 
 
 def _earlier_files(target: Path) -> set[Path]:
     """Return the files of an earlier save that its embeddings depend on."""
-    names = {Path(name) for name in os.listdir(target) if _EARLIER.fullmatch(name)}
+    names = {Path(name) for name in os.listdir(target) if FILES_OF_A_SAVE.fullmatch(name)}
     with contextlib.suppress(OSError, ValueError):  # there was none, or nobody can say what it held
         digests = MoEEConfig.get_config_dict(target)[0].get("digests") or {}
         names |= {Path(name) for name in digests if not Path(name).is_absolute() and ".." not in Path(name).parts}

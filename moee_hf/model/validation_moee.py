@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,9 @@ def _check_digests(name: str, value: object) -> None:
     digests = {} if value is None else value
     if not isinstance(digests, dict) or not all(isinstance(part, str) for pair in digests.items() for part in pair):
         raise ValueError(f"{name}: expected a dictionary of digests by names of files; got {value!r}.")
+    for path in map(PurePath, digests):
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{name}: expected files of the repository; got {str(path)!r}.")
 
 
 def _check_prompts(name: str, value: object) -> None:

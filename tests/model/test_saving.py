@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import peft
 import pytest
@@ -14,7 +15,7 @@ import torch
 from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 from support.common import CHECKPOINT, TEXTS, assert_same, set_random_statistics
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from moee_hf import MoEEConfig, MoEEModel
 
@@ -155,7 +156,8 @@ def test_damage_is_found(other, tmp_path):
     other.save_pretrained(tmp_path)
     digests = json.loads((tmp_path / "config.json").read_text())["digests"]
     assert digests.keys() == {
-        *("model.safetensors", "statistics.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")
+        *("model.safetensors", "statistics.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("config.json", "config_sentence_transformers.json"),
     }
     for name in digests:
         content = (tmp_path / name).read_bytes()
@@ -190,6 +192,30 @@ def test_ends_of_lines_are_no_damage(model, tmp_path):
     for path in tmp_path.glob("*.json"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert_same(MoEEModel.from_pretrained(tmp_path).encode(TEXTS), model.encode(TEXTS))
+
+
+def test_a_tokenizer_written_beside_the_model_as_trainers_do(model, saved, tmp_path):
+    """They pad and cut as they like; texts that are neither have the same ids."""
+    tokenizer = AutoTokenizer.from_pretrained(saved, padding_side="left", model_max_length=99)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    tokenizer(TEXTS, padding=True, truncation=True, max_length=9)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() != (saved / "tokenizer.json").read_bytes()
+    assert_same(MoEEModel.from_pretrained(tmp_path).encode(TEXTS), model.encode(TEXTS))
+    tokenizer.add_tokens(["guitar"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"expected tokenizer\.json as it was saved"):
+        MoEEModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../notes.txt", "/etc/hosts"])
+def test_digests_are_of_the_repository(model, tmp_path, name):
+    model.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"digests": {name: "0"}}))
+    with pytest.raises(ValueError, match=r"MoEEConfig.digests: expected files of the repository"):
+        MoEEModel.from_pretrained(tmp_path)
 
 
 def test_weights_without_digests_cannot_be_verified():
@@ -283,9 +309,52 @@ def test_an_adapter_that_cannot_be_merged(model, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_what_cannot_be_pushed_makes_no_repository(hub, model):
-    for options in ({"reference": True}, {}):
-        failing = model if options else with_virtual_tokens(model)
-        with pytest.raises(ValueError, match="expected"):
-            failing.push_to_hub("author/new", **options)
-    assert "author/new" not in hub.repositories
+@pytest.mark.parametrize(
+    ("repo_id", "options", "problem"),
+    [
+        ("author/new", {"reference": True}, "save_reference: expected a model whose weights are those in the root"),
+        ("author/new", {}, "save_pretrained: expected adapters that can be merged"),
+        ("author/new/inside", {}, "repo_id: expected the id of a repository"),
+        ("author/new", {"token": "hf_mistyped"}, "push_to_hub: the Hub refuses the token"),
+    ],
+)
+def test_what_cannot_be_pushed_makes_no_repository(hub, model, repo_id, options, problem):
+    failing = model if options else with_virtual_tokens(model)
+    with pytest.raises((ValueError, OSError), match=problem):
+        failing.push_to_hub(repo_id, **options)
+    assert not hub.requests("repos/create")
+
+
+def test_no_network_no_save(hub, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="push_to_hub: the Hub cannot be reached"):
+        model.save_pretrained(tmp_path / "new", push_to_hub=True, repo_id="author/new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_last_push_is_what_loads(hub, model, other, backbone):
+    name = "author/pushed"
+    referring = MoEEModel.from_pretrained(backbone, dtype=torch.float32)
+    for pushed, options in [
+        (other, {}),
+        (model, {"max_shard_size": "200KB"}),
+        (other, {}),
+        (referring, {"reference": True}),
+    ]:
+        pushed.push_to_hub(name, **options)
+        vectors = MoEEModel.from_pretrained(name, dtype=torch.float32).encode(TEXTS)
+        np.testing.assert_allclose(vectors, pushed.encode(TEXTS), rtol=1e-3, atol=1e-5)
+    assert not [file for file in hub.files(name) if file.endswith(".safetensors")]
+
+
+def test_a_reference_needs_weights_that_it_can_read(hub, model, tmp_path):
+    hub.add("lab/packed", {"config.json": b"{}", "model.gguf": b""})
+    hub.add("lab/adapter", {"adapter_config.json": b"{}", "adapter_model.safetensors": b""})
+    for name in ("lab/packed", "lab/adapter"):
+        with pytest.raises(ValueError, match="save_reference: expected a repository with the weights of a backbone"):
+            model.save_reference(tmp_path / "saved", name)
+    adapted = copy.deepcopy(model)
+    adapted.add_adapter(adapter_of(model))
+    with pytest.raises(ValueError, match="save_reference: expected the weights as they were loaded"):
+        adapted.save_reference(tmp_path / "saved", "lab/packed")
+    assert not (tmp_path / "saved").exists()
