@@ -20,8 +20,6 @@ from .digests_moee import CONFIG_NAME, STAGING_PREFIX
 
 # files of a save that its embeddings depend on, by their names; for saves that noted no digests, and on the Hub
 FILES_OF_A_SAVE = re.compile(r"(model(-\d{5}-of-\d{5})?|statistics)\.safetensors|model\.safetensors\.index\.json")
-    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|statistics.safetensors"
-)
 _LOCK_NAME = "lock"
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
