@@ -30,7 +30,7 @@ def delimited_rows(request: Request) -> Iterator[Row]:
             f"{request.source}: expected fields separated by {delimiter!r}; got {delimiter.join(header)!r}, which "
             f"{other!r} seems to separate. Name it by the argument delimiter: --delimiter {other!r}."
         )
-    kept = request.columns_to_keep(header)
+    kept = request.columns_to_keep(header, " The first line has the names of the columns: add it, if it is missing.")
     text, indices = header.index(request.text_column), [header.index(name) for name in kept]
     for line, fields in rows:
         if len(fields) != len(header):

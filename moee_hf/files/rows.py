@@ -45,19 +45,23 @@ class Request:
         """The name of the column with texts."""
         return "text" if self.column is None else self.column
 
-    def columns_to_keep(self, columns: Sequence[str]) -> list[str]:
+    def columns_to_keep(self, columns: Sequence[str], advice: str = "") -> list[str]:
         """Return which of these columns are kept.
+
+        Args:
+            columns: All there are.
+            advice: What else to say where one is missing.
 
         Raises:
             ValueError: If the column with texts, or one that is to be kept, is not among them once.
         """
         kept = [name for name in columns if name != self.text_column] if self.keep == (ALL,) else list(self.keep)
-        for name, argument in ((self.text_column, "column"), *((name, "keep") for name in kept)):
+        for name in (self.text_column, *kept):
             if columns.count(name) != 1:
-                got = ", ".join(map(repr, columns)) or "none"
-                advice = "Name the column with texts by the argument column." if argument == "column" else ""
+                argument = "to keep by the argument keep" if name in kept else "with texts by the argument column"
                 raise ValueError(
-                    f"{self.source}: expected one column {name!r}; got {got}. {advice or 'Name others to keep.'}"
+                    f"{self.source}: expected one column {name!r}; got {', '.join(map(repr, columns)) or 'none'}. "
+                    f"Name the column {argument}.{advice}"
                 )
         return kept
 
