@@ -94,7 +94,7 @@ def _embed(arguments: argparse.Namespace) -> None:
             writer.write(texts, embeddings, None if file.kept is None else kept_columns(rows, file.kept))
     unit = " bytes" if arguments.precision in ("binary", "ubinary") else ""
     report_skipped(file)
-    print(f"{writer.count} embeddings of width {writer.width}{unit}: {arguments.output}", file=sys.stderr)
+    print(f"{writer.count} embeddings of width {writer.width}{unit}: {writer.name}", file=sys.stderr)
 
 
 def with_rows(

@@ -97,6 +97,7 @@ class EmbeddingWriter:
         metadata: How the embeddings were made.
 
     Attributes:
+        name: What messages call the file.
         count: Number of the embeddings so far.
         width: Their width; 0 before the first.
 
@@ -112,10 +113,10 @@ class EmbeddingWriter:
         self._format: Format | None = None
         self._dtype: np.dtype[Any] = np.dtype(np.float32)
         self._partial = None if output == STDOUT else Partial(Path(output))
-        self._name = Path("standard output" if output == STDOUT else output)
+        self.name = "standard output" if output == STDOUT else output
 
     def __enter__(self) -> Self:
-        with named_errors(self._name):
+        with named_errors(self.name):
             self._file = _stdout() if self._partial is None else self._partial.path.open("wb")
         return self
 
@@ -131,7 +132,7 @@ class EmbeddingWriter:
             ValueError: If embeddings are of another type, or not of the type and width of the first chunk.
             OSError: If they cannot be written.
         """
-        with named_errors(self._name):
+        with named_errors(self.name):
             if self._format is None:
                 self.width, self._dtype = embeddings.shape[1], embeddings.dtype
                 if self._dtype not in SAFETENSORS_TYPES:
@@ -150,7 +151,7 @@ class EmbeddingWriter:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
-            with named_errors(self._name):
+            with named_errors(self.name):
                 self._close()
             if error is None and self._format is None:
                 raise ValueError(f"{self._output}: expected embeddings to write; got none.")

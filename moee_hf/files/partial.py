@@ -76,7 +76,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: str | Path) -> Iterator[None]:
     """Let an error of the operating system inside the context, such as a full disk, name the file that is written."""
     try:
         yield

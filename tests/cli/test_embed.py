@@ -83,7 +83,9 @@ def test_empty_texts_are_kept_in_their_places(small):
 def test_standard_output(folder, small, capfdbinary):
     (folder / "in.csv").write_text("id;text\n01;Naïve café\n02;b\n", encoding="utf-8")
     embed("in.csv", "--delimiter", ";", "--keep", "id", "--output", "-")
-    rows = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    printed = capfdbinary.readouterr()
+    assert printed.err.endswith(b": standard output\n")
+    rows = [json.loads(line) for line in printed.out.splitlines()]
     assert [(row["text"], row["id"]) for row in rows] == [("Naïve café", "01"), ("b", "02")]
     got = np.array([row["embedding"] for row in rows], np.float32)
     assert got == pytest.approx(small.encode(["Naïve café", "b"]), abs=1e-6)
