@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import EMBEDDED
 from .choices import add_choice_flags
 from .flags import Commands, add_model_flags, add_prompt_flag, add_revision_flag, set_run
-from .loading import check_source, embedding_options, load_model, quieten_transformers
+from .loading import check_source, embedding_options, import_transformers, load_model
 from .routing import layers_of_routing
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _display_width(text: str) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    quieten_transformers()
+    import_transformers()
     import torch
 
     from ..info import dtype_name, format_count, model_info
@@ -133,7 +133,7 @@ def _defaults(config: MoEEConfig) -> dict[str, str]:
 
 
 def _backbones(arguments: argparse.Namespace) -> None:
-    quieten_transformers()
+    import_transformers()
     from ..info import supported_backbones
 
     print("\n".join(supported_backbones()))

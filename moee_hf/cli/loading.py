@@ -21,7 +21,7 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
     Raises:
         ValueError: If the device is not there, a name is empty, or a flag has no effect on this model.
     """
-    quieten_transformers()
+    import_transformers()
     from ..model.modeling_moee import MoEEModel
 
     device = _device(arguments.device)
@@ -51,10 +51,13 @@ def check_source(source: str, revision: str | None) -> None:
         )
 
 
-def quieten_transformers() -> None:
-    """Let transformers report errors alone, and show progress on a terminal alone."""
+def import_transformers() -> None:
+    """Let transformers know this package, report errors alone, and show progress on a terminal alone."""
     import transformers
 
+    from ..registration import register
+
+    register(EMBEDDED)
     # it reports the language-model head of every checkpoint as unexpected
     transformers.logging.set_verbosity_error()
     if not sys.stderr.isatty():

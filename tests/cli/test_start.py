@@ -1,0 +1,31 @@
+"""What needs no model does not wait for torch."""
+
+import subprocess
+import sys
+
+NEEDS_NO_TORCH = [
+    ["--help"],
+    ["--version"],
+    [],
+    ["embd"],
+    ["embed", "x.txt"],
+    ["similarity", "a", "--combination", "both"],
+    *([command, "--help"] for command in ("embed", "similarity", "calibrate", "evaluate", "info", "backbones")),
+]
+CODE = f"""
+import sys
+sys.argv = ["moee"]
+from moee_hf.cli import main
+for argv in {NEEDS_NO_TORCH}:
+    try:
+        main(argv)
+    except SystemExit:
+        pass
+    assert not {{"torch", "transformers", "mteb"}} & sys.modules.keys(), argv
+"""
+
+
+def test_help_and_usage_errors_import_no_torch():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: moee") > len(NEEDS_NO_TORCH) / 2
