@@ -13,8 +13,8 @@ __all__ = ["MoEEConfig", "MoEEModel", "MoEEModelOutput", "UnsupportedBackboneErr
 # the small backbone in the package, by its name
 EMBEDDED = "embedded"
 
-# torch takes seconds to import, which `moee --help` need not wait for: the command, which Python starts by one of these
-# names, imports what it needs when it needs it
+# torch takes seconds to import, which `moee --help` need not wait for: the command, which Python starts by one of
+# these names, imports what it needs when it needs it
 if TYPE_CHECKING or Path(sys.argv[0]).stem not in ("moee", "-m"):
     from .model.backbone_moee import UnsupportedBackboneError
     from .model.configuration_moee import MoEEConfig
