@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from transformers import AutoConfig, AutoModel
@@ -15,6 +16,7 @@ from .model.modeling_moee import MoEEModel
 from .model.pipeline_moee import MoEEPipeline
 
 
+@cache
 def register(name: str) -> None:
     """Let transformers know MoEE and the architectures that come with it, and a name stand for the embedded model."""
     register_alias(name, Path(__file__).parent / name)

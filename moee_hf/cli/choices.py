@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..model.choices_moee import (
@@ -61,6 +61,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 # the choices that count only beside some values of another
 _EFFECTS = {
     "alpha": ("combination", ("sum",)),
+    "fit_alpha": ("combination", ("sum",)),
     "hidden_layer": ("hidden_source", ("state",)),
     "attention_layers": ("hidden_source", ("attention", "values")),
     "hidden_source": ("combination", ("hs", "concat", "sum")),
@@ -79,7 +80,7 @@ def add_choice_flags(parser: argparse.ArgumentParser, fields: Collection[str] | 
     parser.set_defaults(choices=chosen)
 
 
-def check_effects(chosen: dict[str, Any], config: dict[str, Any]) -> None:
+def check_effects(chosen: dict[str, Any], config: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a choice is without effect beside the others, as far as they are known."""
     for name, (other, values) in _EFFECTS.items():
         if name in chosen and config.get(other, values[0]) not in values:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,21 @@ def agreement_chart(config: MoEEConfig) -> Iterator[str]:
     for layer, value in enumerate(agreement):
         mark = " RW" if layer in config.router_indices else ""
         yield f"{layer:>4} {_bar(value / longest):<{_BAR_WIDTH}} {value:6.3f}{mark}"
+
+
+def alpha_table(by_alpha: Mapping[float, float], config: MoEEConfig) -> Iterator[str]:
+    """Yield a line for each embedding that was compared, with its number; what a model makes has a star.
+
+    Args:
+        by_alpha: A number for each weight of RW in a sum; 0 is HS alone, infinity RW alone.
+        config: Of the model.
+    """
+    chosen = {"hs": 0.0, "sum": config.alpha, "rw": math.inf}.get(config.combination)
+    for alpha, value in by_alpha.items():
+        # every second weight is between two powers of 2
+        if alpha == chosen or alpha in (0, math.inf) or math.log2(alpha).is_integer():
+            name = {0.0: "hs", math.inf: "rw"}.get(alpha, f"sum, alpha {alpha:g}")
+            yield f"     {name:<20} {value:6.3f}{' *' if alpha == chosen else ''}"
 
 
 def layers_of_routing(router_indices: Sequence[int], num_moe_layers: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 from ..files.texts import read_fields
-from ..model.agreement_moee import ALPHAS, cautious_alpha
+from ..model.agreement_moee import ALPHAS, agreement_by_alpha, cautious_alpha
 from .encoder import MoEEEncoder
 from .pairs import similarities
 
@@ -30,8 +30,23 @@ def choose_alpha(
         encoder: Of the model.
         first: The first text of each pair.
         second: The second.
-        gold: How similar the pairs are, in a development set, never in a test: the best of `ALPHAS` is that with the
-            highest Spearman correlation; of equals, the nearest to 1. None: `cautious_alpha` of random pairs.
+        gold: How similar the pairs are, in a development set, never in a test. None: `cautious_alpha` of the pairs.
+
+    Raises:
+        ValueError: If the pairs cannot be ranked: too few, or all as similar.
+    """
+    by_alpha = scores_by_alpha(encoder, first, second, gold)
+    return cautious_alpha(by_alpha) if gold is None else best_alpha(by_alpha)
+
+
+def scores_by_alpha(
+    encoder: MoEEEncoder, first: Sequence[str], second: Sequence[str], gold: Sequence[float] | None = None
+) -> dict[float, float]:
+    """Return how well a sum ranks pairs of texts, by the weight of RW in it; arguments are those of `choose_alpha`.
+
+    Returns:
+        The Spearman correlation with `gold`, or without it with HS, for each of `ALPHAS`, for 0, which is HS alone,
+        and for infinity, which is RW alone.
 
     Raises:
         ValueError: If the pairs cannot be ranked: too few, or all as similar.
@@ -44,11 +59,14 @@ def choose_alpha(
             f"{len(hidden)} that do not. Give others."
         )
     if gold is None:
-        return cautious_alpha(torch.from_numpy(hidden).double(), torch.from_numpy(routing).double())
-    return max(
-        sorted(ALPHAS, key=lambda alpha: abs(math.log(alpha))),
-        key=lambda alpha: float(spearmanr(hidden + alpha * routing, gold).statistic),
-    )
+        return agreement_by_alpha(torch.from_numpy(hidden).double(), torch.from_numpy(routing).double())
+    sums = {0.0: hidden, **{alpha: hidden + alpha * routing for alpha in ALPHAS}, math.inf: routing}
+    return {alpha: float(spearmanr(values, gold).statistic) for alpha, values in sums.items()}
+
+
+def best_alpha(scores: Mapping[float, float]) -> float:
+    """Return the best of `ALPHAS` by the scores of `scores_by_alpha`; of equals, the nearest to 1."""
+    return max(sorted(ALPHAS, key=lambda alpha: abs(math.log(alpha))), key=scores.__getitem__)
 
 
 def read_development_set(path: str) -> tuple[list[str], list[str], list[float]]:

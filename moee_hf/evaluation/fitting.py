@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..model.agreement_moee import cautious_alpha, random_cosines, weights_by_agreement
+from ..model.agreement_moee import agreement_by_alpha, cautious_alpha, random_cosines, weights_by_agreement
 from ..model.calibration_moee import apply_fits, embeddings_of_sample, fit_compression
 from ..model.compression_moee import quantize
 from ..model.configuration_moee import MoEEConfig
@@ -68,7 +68,7 @@ def calibrated(features: Features, corpus: Corpus, model: MoEEModel, layer_weigh
         apply_fits(model, fits, features.templates, weigh=layer_weights == "agreement")
         if layer_weights == "equal":
             parts = [embeddings_of_sample(model, fits, Mix(part, standardize=True)) for part in ("hs", "rw")]
-            model.config.alpha = cautious_alpha(*map(random_cosines, parts))
+            model.config.alpha = cautious_alpha(agreement_by_alpha(*map(random_cosines, parts)))
         features.calibrated[key] = model
     return features.calibrated[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 NUM_PAIRS = 20_000
 # weights of RW in "sum" to choose from: 1/64 to 16
 ALPHAS = tuple(2 ** (exponent / 2) for exponent in range(-12, 9))
+
+# the rank correlation with HS that a sum has at least
+FAITHFUL = 0.995
 
 
 def layer_agreement(hidden: torch.Tensor, routing: torch.Tensor) -> torch.Tensor:
@@ -77,19 +81,31 @@ def weights_by_agreement(agreement: torch.Tensor) -> list[float]:
     return [round(weight, 4) for weight in (weights / weights[weights > 0].mean()).tolist()]
 
 
-def cautious_alpha(hidden: torch.Tensor, routing: torch.Tensor) -> float:
-    """Return the largest weight of RW in a sum that leaves the order of pairs of texts nearly as HS has it.
-
-    Without labels nothing says which of two similarities is the better one. Standardized HS is seldom the worse, so
-    the sum stays close to it: their rank correlation is at least 0.995.
+def agreement_by_alpha(hidden: torch.Tensor, routing: torch.Tensor) -> dict[float, float]:
+    """Return how far a sum agrees with HS on which texts are similar, by the weight of RW in it.
 
     Args:
         hidden: Cosines of the HS of pairs, of shape `(num_pairs,)`.
         routing: Cosines of their RW.
 
     Returns:
-        One of `ALPHAS`.
+        The rank correlation for each of `ALPHAS`, for 0, which is HS alone, and for infinity, which is RW alone.
     """
     ranks = average_ranks(hidden)
-    faithful = [alpha for alpha in ALPHAS if correlation(average_ranks(hidden + alpha * routing), ranks) >= 0.995]
-    return max(faithful, default=min(ALPHAS))
+    sums = {0.0: hidden, **{alpha: hidden + alpha * routing for alpha in ALPHAS}, math.inf: routing}
+    return {alpha: float(correlation(average_ranks(values), ranks)) for alpha, values in sums.items()}
+
+
+def cautious_alpha(agreement: Mapping[float, float]) -> float:
+    """Return the largest weight of RW in a sum that leaves the order of pairs of texts nearly as HS has it.
+
+    Without labels nothing says which of two similarities is the better one. Standardized HS is seldom the worse, so
+    the sum stays close to it: their rank correlation is at least 0.995.
+
+    Args:
+        agreement: That of `agreement_by_alpha`.
+
+    Returns:
+        One of `ALPHAS`.
+    """
+    return max((alpha for alpha in ALPHAS if agreement[alpha] >= FAITHFUL), default=min(ALPHAS))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from .agreement_moee import cautious_alpha, random_cosines, weights_by_agreement
+from .agreement_moee import agreement_by_alpha, cautious_alpha, random_cosines, weights_by_agreement
 from .compression_moee import principal_components, project
 from .fitted_moee import calibration_key, compression_key
 from .functional_moee import Mix
@@ -48,7 +48,7 @@ def apply_fits(
     templates: Sequence[str],
     weigh: bool,
     dimensions: int | None = None,
-) -> None:
+) -> dict[float, float]:
     """Give a model the statistics of a corpus.
 
     Args:
@@ -59,9 +59,13 @@ def apply_fits(
             weights.
         dimensions: The principal components of the corpus that embeddings are projected on. None: they are not.
 
+    Returns:
+        Where `weigh`, how far sums agree with HS: `agreement_by_alpha`.
+
     Raises:
         ValueError: If there are fewer than two texts, or not enough for the dimensions.
     """
+    by_alpha: dict[float, float] = {}
     config, results = model.config, [fit.result() for fit in fits]
     statistics = {name: torch.stack([result[name] for result in results]) for name in results[0]}
     model.set_statistics(**{name: values[0] if len(fits) == 1 else values for name, values in statistics.items()})
@@ -72,8 +76,10 @@ def apply_fits(
         config.router_layer_weights = None
         config.router_layer_weights = weights_by_agreement(agreement[config.router_indices])
         parts = [embeddings_of_sample(model, fits, Mix(part, standardize=True)) for part in ("hs", "rw")]
-        config.alpha = cautious_alpha(*map(random_cosines, parts))
+        by_alpha = agreement_by_alpha(*map(random_cosines, parts))
+        config.alpha = cautious_alpha(by_alpha)
     fit_compression(model, embeddings_of_sample(model, fits, _whole(config)), dimensions)
+    return by_alpha
 
 
 def embeddings_of_sample(model: MoEEModel, fits: Sequence[StatisticsFit], mix: Mix) -> torch.Tensor:

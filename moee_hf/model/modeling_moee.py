@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_moee import is_causal
 from .calibration_moee import apply_fits, fit_compression, fit_corpus
@@ -30,8 +30,6 @@ from .pretrained_moee import MoEEPreTrainedModel
 from .prompts_moee import check_texts
 from .statistics_moee import Statistics
 from .stream_moee import embed_stream
-
-logger = logging.get_logger(__name__)
 
 # what `calibrate` makes of RW before it weighs their layers
 _BETTER_ROUTING = {"router_activation": "clr", "router_standardization": "center", "router_layer_weights": None}
@@ -127,8 +125,7 @@ class MoEEModel(MoEEPreTrainedModel):
         embeddings = finish(self, torch.unflatten(vectors, 0, (num_prompts, -1)), mix)
         check_finite(self, embeddings)
         if num_prompts > 1:
-            shape = (num_prompts, -1)
-            hidden, routing = (torch.unflatten(values, 0, shape).transpose(0, 1) for values in (hidden, routing))
+            hidden, routing = (part.unflatten(0, (num_prompts, -1)).transpose(0, 1) for part in (hidden, routing))
         return MoEEModelOutput(
             embeddings=embeddings,  # [B, N]
             pooled_hidden_state=hidden,  # [B, D]
@@ -263,7 +260,7 @@ class MoEEModel(MoEEPreTrainedModel):
         show_progress_bar: bool | None = None,
         keep_routing: bool = False,
         dimensions: int | None = None,
-    ) -> None:
+    ) -> dict[float, float]:
         """Fit the statistics of a corpus, store them, and make better embeddings with them from now on.
 
         HS is standardized, and RW as `config.router_standardization` says. Unless `keep_routing`, RW become centred
@@ -276,24 +273,27 @@ class MoEEModel(MoEEPreTrainedModel):
         Args:
             texts: General text of the kind to be embedded, some thousands; never the texts of a test.
             prompt_name: As in `encode`, here and below.
-            prompt: A template with `{text}` once, or several.
-            batch_size: As in `encode`; the statistics do not depend on it beyond the rounding of float32.
+            prompt: In place of prompts by name.
+            batch_size: The statistics do not depend on it beyond the rounding of float32.
             show_progress_bar: None: on a terminal, once the work has taken some seconds.
             keep_routing: Whether RW and `alpha` stay what the configuration says.
             dimensions: Project embeddings on this many principal components of the corpus. None: leave them whole.
 
+        Returns:
+            What `alpha` was chosen by: `agreement_moee.agreement_by_alpha`. Empty with `keep_routing`.
+
         Raises:
             TypeError: If a text is not a string.
-            ValueError: If there are fewer than two texts, or fewer than `dimensions`, or one cannot be embedded; the
-                model stays as it was then.
+            ValueError: If there are too few texts, or one cannot be embedded; the model stays as it was then.
         """
         check_flag("keep_routing", keep_routing)
         check_count("dimensions", dimensions, "dimensions")
         templates = self.config.resolve_prompts(prompt_name, prompt)
         model = self.with_config(dimensions=None, **{} if keep_routing else _BETTER_ROUTING)
         fits = fit_corpus(model, texts, templates, batch_size, show_progress_bar)
-        apply_fits(model, fits, templates, weigh=not keep_routing, dimensions=dimensions)
+        by_alpha = apply_fits(model, fits, templates, weigh=not keep_routing, dimensions=dimensions)
         self._take_statistics(model)
+        return by_alpha
 
     def compress(self, texts: Iterable[str], dimensions: int | None = None) -> None:
         """Fit principal components, and the range of int8, anew: after `alpha` or another choice was changed.

@@ -31,6 +31,12 @@ def calibrate(*flags):
     return MoEEModel.from_pretrained("out")
 
 
+def table(printed, marked=False):
+    """The embeddings that were compared, with their numbers; or that which is marked as the model's."""
+    rows = re.findall(r"^ {5}(hs|rw|sum, alpha \S+) +(\S+)( \*)?$", printed, re.MULTILINE)
+    return {name: float(value) for name, value, star in rows if star or not marked}
+
+
 @pytest.mark.usefixtures("corpus")
 def test_calibrate_is_that_of_the_model(capsys):
     got = calibrate("--prompt", "+".join(NAMES), "--dimensions", "4")
@@ -46,6 +52,12 @@ def test_calibrate_is_that_of_the_model(capsys):
         assert line.endswith(" RW") == (layer in model.config.router_indices)
         assert len(line) <= 60
     assert f"alpha: {model.config.alpha:g}. Without labels nothing says how good RW are" in printed.err
+    ((chosen, value),) = table(printed.err, marked=True).items()
+    assert chosen == f"sum, alpha {model.config.alpha:g}"
+    assert value >= 0.995
+    assert table(printed.err)["hs"] == 1.0
+    assert {"rw", "sum, alpha 1", "sum, alpha 16"} <= table(printed.err).keys()
+    assert got.config.default_prompt_name == NAMES
     assert lines[-1] == f"calibrated on {len(CORPUS)} texts: out"
 
 
@@ -78,7 +90,58 @@ def test_alpha_of_a_development_set(capsys):
     hidden, routing = cosines("hs"), cosines("rw")
     quality = [spearmanr(hidden + alpha * routing, scores).statistic for alpha in np.geomspace(1 / 64, 16, 11)]
     assert spearmanr(hidden + got.config.alpha * routing, scores).statistic >= max(quality) - 1e-6
-    assert f"alpha: {got.config.alpha:g}, the best on dev.jsonl." in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert f"alpha: {got.config.alpha:g}, the best on dev.jsonl." in printed
+    sums = {"hs": hidden, "rw": routing, **{f"sum, alpha {alpha:g}": hidden + alpha * routing for alpha in (0.25, 1)}}
+    for name, similarity in sums.items():
+        assert table(printed)[name] == pytest.approx(spearmanr(similarity, scores).statistic, abs=2e-3)
+    assert list(table(printed, marked=True)) == [f"sum, alpha {got.config.alpha:g}"]
+    better = max(table(printed)[part] for part in ("hs", "rw")) > max(table(printed, marked=True).values())
+    assert ("alone ranks them better" in printed) == better
+
+
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize(
+    ("prompt", "name", "templates"),
+    [
+        ("none", "none", ["{text}"]),
+        ("Q: {text}", "custom", ["Q: {text}"]),
+        ("{text}", "none", ["{text}"]),
+        ("tone+none", ["tone", "none"], None),
+    ],
+)
+def test_the_prompt_and_other_choices_are_saved(prompt, name, templates, capsys):
+    flags = ["--combination", "hs", "--pooling", "mean", "--hidden-layer", "-2", "--max-length", "64"]
+    got = calibrate("--prompt", prompt, *flags)
+    model = MoEEModel.from_pretrained(
+        CHECKPOINT, dtype="float32", pooling="mean", hidden_layer=-2, combination="hs", max_length=64
+    )
+    by_prompt = {"prompt": prompt} if "{text}" in prompt else {"prompt_name": prompt.split("+")}
+    model.calibrate(CORPUS, **by_prompt)
+    assert got.encode(TEXTS) == pytest.approx(model.encode(TEXTS, **by_prompt), abs=1e-5)
+    assert (got.config.default_prompt_name, got.config.combination, got.config.max_length) == (name, "hs", 64)
+    assert templates in (None, got.config.resolve_prompts())
+    assert got.config.alpha == 1.0  # of no effect, and not stored
+    assert list(table(printed := capsys.readouterr().err, marked=True)) == ["hs"]
+    assert "combination: hs, as asked for; it has no alpha." in printed
+
+
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--alpha", "2"], "--alpha: expected --keep-routing beside it"),
+        (["--router-activation", "logits"], "--router-activation: expected --keep-routing beside it"),
+        (["--alpha", "2", "--keep-routing", "--combination", "rw"], "--alpha: expected --combination sum beside it"),
+        (["--fit-alpha", "dev.jsonl", "--combination", "hs"], "--fit-alpha: expected --combination sum beside it"),
+        (["--reference"], "--reference: expected a model whose weights the Hub has"),
+        (["--prompt", "nosuch"], "--prompt: expected one of"),
+        (["--router-layers", "99"], "--router-layers: expected numbers from -5 to 4"),
+    ],
+)
+def test_what_calibrate_refuses(flags, message, capsys):
+    assert main(["calibrate", "corpus.txt", "--output", "out", *SMALL, *flags]) == 1
+    assert capsys.readouterr().err.startswith(f"moee: {message}")
 
 
 @pytest.mark.usefixtures("corpus")

@@ -22,6 +22,11 @@ for argv in {NEEDS_NO_TORCH}:
     except SystemExit:
         pass
     assert not {{"torch", "transformers", "mteb"}} & sys.modules.keys(), argv
+import moee_hf  # as a program of another, which has the same name, would
+assert [getattr(moee_hf, name).__name__ for name in moee_hf.__all__] == moee_hf.__all__
+from transformers import AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
+assert moee_hf.MoEEConfig in AutoModel._model_mapping and "moee-embedding" in PIPELINE_REGISTRY.supported_tasks
 """
 
 

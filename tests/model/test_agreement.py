@@ -9,7 +9,14 @@ import torch
 from support.common import TEXTS
 
 from moee_hf.model import agreement_moee, statistics_moee
-from moee_hf.model.agreement_moee import ALPHAS, average_ranks, cautious_alpha, layer_agreement, random_pairs
+from moee_hf.model.agreement_moee import (
+    ALPHAS,
+    agreement_by_alpha,
+    average_ranks,
+    cautious_alpha,
+    layer_agreement,
+    random_pairs,
+)
 from moee_hf.model.agreement_moee import weights_by_agreement as weights_of
 from moee_hf.model.statistics_moee import Sample
 
@@ -71,7 +78,7 @@ def test_alpha_is_the_largest_that_keeps_the_order_of_hs(share):
     generator = torch.Generator().manual_seed(1)
     hidden, other = torch.randn(2, 300, generator=generator, dtype=torch.float64) / 5
     routing = share * hidden + (1 - abs(share)) * other
-    assert cautious_alpha(hidden, routing) == reference.cautious_alpha(
+    assert cautious_alpha(agreement_by_alpha(hidden, routing)) == reference.cautious_alpha(
         hidden.tolist(), routing.tolist(), ALPHAS, LEAST
     )
 
