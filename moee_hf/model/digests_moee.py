@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .hub_moee import optional_file
+from huggingface_hub import HfApi
+
+from .hub_moee import hub_errors, optional_file
 
 CONFIG_NAME = "config.json"
 # hidden folders that saves write into first
@@ -90,6 +92,29 @@ def check_files(source: str, digests: Mapping[str, str], weights: bool, **hub_kw
         if name != CONFIG_NAME and (weights or not is_weights(name)):
             path = optional_file(source, name, **hub_kwargs)
             _compare(source, name, None if path is None else digest_of_file(path), digest)
+
+
+def check_weights_of(repo_id: str, commit: str | None, **hub_kwargs: Any) -> None:
+    """Check the weights that a reference is loaded with, which are in the cache, by what the Hub knows of them.
+
+    Args:
+        repo_id: The repository with the weights in its root.
+        commit: Its commit.
+        hub_kwargs: Those of `optional_file`.
+
+    Raises:
+        OSError: If a file is another than that of the Hub, or the Hub cannot be reached.
+    """
+    with hub_errors(f"{repo_id!r}: ", repo_id, commit):
+        files = list(HfApi().list_repo_tree(repo_id, revision=commit, token=hub_kwargs.get("token")))
+    for file in files:
+        if is_weights(file.path) and (large := getattr(file, "lfs", None)) is not None:
+            path = optional_file(repo_id, file.path, **hub_kwargs | {"revision": commit, "subfolder": ""})
+            if path is None or digest_of_file(path) != large.sha256:
+                raise OSError(
+                    f"{repo_id}: expected {file.path} as it is on the Hub; its content in the cache is another. Fetch "
+                    "it again, with force_download=True."
+                )
 
 
 def is_weights(name: str) -> bool:

@@ -20,7 +20,7 @@ from .adapters_moee import has_adapters, without_adapters
 from .arguments_moee import check_arguments, in_one_sentence, is_backbone_field, set_backbone_fields
 from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
-from .digests_moee import check_files
+from .digests_moee import check_files, check_weights_of
 from .experts_moee import use_fast_experts
 from .hub_moee import resolve_commit, resolve_source
 from .inputs_moee import input_device
@@ -103,7 +103,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
                 (`dtype`, `device_map`, `attn_implementation`, `experts_implementation`, `quantization_config`,
                 `revision`, ...), fields of the backbone's configuration, and choices of `MoEEConfig`. With
                 `verify_weights=True` weights are compared with their digests too, as other files of a saved model
-                always are.
+                always are; those of a reference with what the Hub knows of them.
 
         Raises:
             UnsupportedBackboneError: If the checkpoint has no routers that MoEE can read.
@@ -138,6 +138,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
         with in_one_sentence("from_pretrained: expected arguments that transformers can load a model with"):
             loaded = load_backbone(source, config, **kwargs)
+        if verify_weights and config.base_model_name_or_path is not None:
+            check_weights_of(config.base_model_name_or_path, config.base_model_revision, **hub_kwargs)
         if kwargs.get("experts_implementation") is None:
             use_fast_experts(loaded.backbone)
         config.name_or_path = source

@@ -248,13 +248,23 @@ def test_the_last_push_is_what_loads(hub, model, other, backbone):
     for pushed, options in [
         (other, {}),
         (model, {"max_shard_size": "200KB"}),
-        (other, {}),
         (referring, {"reference": True}),
     ]:
         pushed.push_to_hub(name, **options)
         vectors = MoEEModel.from_pretrained(name, dtype=torch.float32).encode(TEXTS)
         np.testing.assert_allclose(vectors, pushed.encode(TEXTS), rtol=1e-3, atol=1e-5)
     assert not [file for file in hub.files(name) if file.endswith(".safetensors")]
+
+
+def test_weights_of_a_reference_are_verified_too(hub, reference):
+    MoEEModel.from_pretrained(reference, verify_weights=True)
+    (weights,) = Path(huggingface_hub.constants.HF_HUB_CACHE).glob("models--lab--backbone/snapshots/*/*.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content)
+    flip(weights, len(content) - 3)
+    with pytest.raises(OSError, match=r"lab/backbone: expected model\.safetensors as it is on the Hub"):
+        MoEEModel.from_pretrained(reference, verify_weights=True)
 
 
 def test_a_reference_needs_weights_that_it_can_read(hub, model, tmp_path):
