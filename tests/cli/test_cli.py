@@ -179,3 +179,114 @@ def test_file_of_the_name_of_a_flag_is_no_flag(tmp_path, monkeypatch, capsys):
     (tmp_path / "model" / "file").touch()
     assert main(["calibrate", "corpus.txt", "--output", "model"]) == 1
     assert capsys.readouterr().err.startswith("moee: model: expected a new or empty folder")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+def test_a_terminal_that_cannot_show_a_text_shows_the_rest(encoding, monkeypatch):
+    texts = ["Привет мир", "a long text, " * 5, "Hello"]
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding=encoding))
+    assert main(["similarity", *texts, *SMALL]) == 0
+    rows = shown.getvalue().decode(encoding).splitlines()
+    assert len(rows) == 4
+    assert len(set(map(len, rows))) == 1  # columns stay
+    assert "??????" in rows[1]
+
+
+CHOICES = dict(
+    combination="sum",
+    alpha=0.25,
+    pooling="weightedmean",
+    hidden_layer=-2,
+    router_layers=[0, -1, 2],
+    router_layer_weights=[1.0, 0.5, 2.0],
+    router_activation="logits",
+    max_length=24,
+)
+CHOICE_FLAGS = {
+    "spaces": "--router-layers 0 -1 2 --router-layer-weights 1 0.5 2",
+    "commas": "--router-layers 0,-1,2 --router-layer-weights 1,0.5,2",
+}
+
+
+@pytest.mark.parametrize("written", CHOICE_FLAGS)
+def test_choices_are_flags(written, tmp_path, monkeypatch, capsys):
+    """Each of them changes the embedding."""
+    monkeypatch.chdir(tmp_path)
+    texts = [text for text in TEXTS if "\n" not in text]
+    (tmp_path / "in.txt").write_text("\n".join(texts), encoding="utf-8")
+    flags = [*CHOICE_FLAGS[written].split(), "--combination", "sum", "--alpha", "0.25", "--pooling", "weightedmean"]
+    flags += ["--hidden-layer", "-2", "--router-activation", "logits", "--max-length", "24", "--dtype", "float32"]
+    assert main(["embed", "in.txt", "--output", "out.npy", *flags, *SMALL]) == 0
+    expected = MoEEModel.from_pretrained(CHECKPOINT, dtype="float32", **CHOICES).encode(texts)
+    assert np.load("out.npy") == pytest.approx(expected, abs=1e-6)
+    capsys.readouterr()
+    assert main(["similarity", *texts[:2], *flags, *SMALL]) == 0
+    cosine = expected[0] @ expected[1] / np.linalg.norm(expected[0]) / np.linalg.norm(expected[1])
+    assert float(capsys.readouterr().out.split()[-2]) == pytest.approx(cosine, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--alpha 2 --combination hs", "--alpha: expected --combination sum beside it"),
+        ("--attention-layers 0", "--attention-layers: expected --hidden-source attention or values beside it"),
+        ("--hidden-layer 1 --hidden-source values", "--hidden-layer: expected --hidden-source state beside it"),
+        (
+            "--router-layers 0 --combination hs",
+            "--router-layers: expected --combination rw or concat or sum beside it",
+        ),
+        ("--hidden-layer 99", "--hidden-layer: expected"),
+        ("--router-layers 0 0", "--router-layers: expected each layer once"),
+        ("--router-layer-weights 1 2", "--router-layer-weights: expected one weight for each of 5"),
+        ("--dimensions 4", "--dimensions: expected a model that was fitted to a corpus"),
+        ("--standardize", "--standardize: expected"),
+        ("--revision main", "--revision: expected a branch, tag or commit of a model on the Hub"),
+        ("--device cpu:x", "--device: expected one that is here"),
+        ("--prompt=", "--prompt: expected one of"),
+    ],
+)
+def test_choices_without_effect_or_sense_are_refused(flags, message, capsys):
+    assert main(["similarity", "a", *flags.split(), *SMALL]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"moee: {message}")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        (MemoryError(), "memory: expected enough for the model and a batch; there is not. Lower --batch-size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory: expected enough for the model"),
+        (TypeError("texts[0]: expected a string; got 1."), "texts[0]: expected a string; got 1."),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.bin"),
+            "a.bin: expected a file or folder; there is none.",
+        ),
+        (OSError(28, "No space left on device"), "expected room for the file; the disk is full. Free some"),
+        (ValueError("prompt_name: expected\nanother"), "--prompt: expected another"),
+    ],
+)
+def test_errors_are_one_sentence(error, printed, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(MoEEModel, "from_pretrained", fail)
+    assert main(["similarity", "a"]) == 1
+    assert capsys.readouterr().err.startswith(f"moee: {printed}")
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 0
+    assert "similarity" in capsys.readouterr().out
+
+
+def test_info_names_what_a_call_need_not_say(tmp_path, capsys):
+    config = MoEEConfig.from_pretrained(CHECKPOINT)
+    config.choose(combination="sum", alpha=0.25, pooling="mean", max_length=77, default_prompt_name=["tone", "none"])
+    config.save_pretrained(tmp_path)
+    assert main(["info", str(tmp_path)]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (rows["default"], rows["pooling"], rows["length"]) == ("sum, alpha 0.25", "mean", "77 tokens")
+    assert rows["prompt"].startswith("tone, ")
+    assert rows["prompt"].endswith(' + none, "{text}"')
