@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.hf_api import RepoFile
 
 from .hub_moee import hub_errors, optional_file
 
@@ -108,13 +109,21 @@ def check_weights_of(repo_id: str, commit: str | None, **hub_kwargs: Any) -> Non
     with hub_errors(f"{repo_id!r}: ", repo_id, commit):
         files = list(HfApi().list_repo_tree(repo_id, revision=commit, token=hub_kwargs.get("token")))
     for file in files:
-        if is_weights(file.path) and (large := getattr(file, "lfs", None)) is not None:
-            path = optional_file(repo_id, file.path, **hub_kwargs | {"revision": commit, "subfolder": ""})
-            if path is None or digest_of_file(path) != large.sha256:
-                raise OSError(
-                    f"{repo_id}: expected {file.path} as it is on the Hub; its content in the cache is another. Fetch "
-                    "it again, with force_download=True."
-                )
+        if not isinstance(file, RepoFile) or not is_weights(file.path):
+            continue
+        path = optional_file(repo_id, file.path, **hub_kwargs | {"revision": commit, "subfolder": ""})
+        if path is None or not _is_on_hub(path, file):
+            raise OSError(
+                f"{repo_id}: expected {file.path} as it is on the Hub; its content in the cache is another. Fetch "
+                "it again, with force_download=True."
+            )
+
+
+def _is_on_hub(path: Path, file: RepoFile) -> bool:
+    if file.lfs is not None:
+        return digest_of_file(path) == file.lfs.sha256
+    content = path.read_bytes()  # a small one, which the Hub has in git
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.blob_id
 
 
 def is_weights(name: str) -> bool:
