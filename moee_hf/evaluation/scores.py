@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import mteb
@@ -99,6 +100,8 @@ def _known_result(encoder: MoEEEncoder, task: AbsTask, cache: ResultCache) -> Ta
 def table(scores: Sequence[Score]) -> Table:
     """Arrange scores: a row for each task and way of reading it, a column for each embedding, the control's beside.
 
+    The best of each task is marked. Of several tasks, averages stand below, where every task has a score.
+
     Raises:
         ValueError: If two scores have the same place.
     """
@@ -115,7 +118,25 @@ def table(scores: Sequence[Score]) -> Table:
         row[column] = score.value
     tasks = list(dict.fromkeys(score.task for score in scores))
     ordered = sorted(rows.items(), key=lambda row: tasks.index(row[0][0]))
-    return Table(["task", *shown, *columns], [[*labels, *map(row.get, columns)] for labels, row in ordered])
+    ways = dict.fromkeys(labels[1:] for labels, _ in ordered) if len(tasks) > 1 else {}
+    averages = [["average", *way, *(_average(rows, tasks, way, name) for name in columns)] for way in ways]
+    compared = [[i for i, (labels, _) in enumerate(ordered) if labels[0] == task] for task in tasks]
+    return Table(
+        ["task", *shown, *columns],
+        [[*labels, *map(row.get, columns)] for labels, row in ordered],
+        averages,
+        [*compared, range(len(ordered), len(ordered) + len(averages))],
+        range(1 + len(shown), 1 + len(shown) + len(columns)),
+    )
+
+
+def _average(
+    rows: dict[tuple[str, ...], dict[str, float]], tasks: Sequence[str], way: tuple[str, ...], column: str
+) -> float | None:
+    """The mean over tasks of one way of reading and one embedding; None if a task has no such score."""
+    values = [rows.get((task, *way), {}).get(column) for task in tasks]
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def _column(choices: dict[str, Any], with_alpha: bool) -> str:

@@ -1,5 +1,8 @@
 """Scores: the judge's, from raw vectors, and a table of them."""
 
+import re
+
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskClustering
@@ -10,7 +13,6 @@ from support.judge import COMBINATIONS, CORPUS, TASKS
 
 from moee_hf.cli import main
 from moee_hf.evaluation import Corpus, encoders, evaluate, local_tasks, table
-
 
 # what another prompt changes is the same in every embedding
 OF_PROMPT = {"none": COMBINATIONS, "prompteol": ("sum",)}
@@ -150,15 +152,23 @@ def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
     assert header.split("  ")[0] == "task"
     for column in ("hs", "sum 0.5", "sum 2", "random hs", "random sum 0.5", "random sum 2"):
         assert column in header
-    assert len(lines) == 2 * 2 * 2  # tasks, prompts, raw and calibrated
+    assert len(lines) == (2 + 1) * 2 * 2  # tasks and their average, prompts, raw and calibrated
     assert all(len(line.split()) == 5 + 6 for line in lines)
     markdown = (tmp_path / "out" / "scores.md").read_text().splitlines()
     assert markdown[0].startswith(
         "| task | prompt | statistics | router_activation | layer_weights | hs | sum 0.5 | sum 2 | random hs |"
     )
-    assert [line.split() for line in lines] == [line.strip("|").replace("|", " ").split() for line in markdown[2:]]
+    words = [line.replace("*", "").split() for line in lines]
+    assert words == [line.replace("*", "").replace("|", " ").split() for line in markdown[2:]]
     rows = (tmp_path / "out" / "scores.csv").read_text().splitlines()
-    assert [line.split() for line in lines] == [row.split(",") for row in rows[1:]]
+    assert words[:8] == [row.split(",") for row in rows[1:]]
+    numbers = np.array([[float(word) for word in line[5:]] for line in words]).reshape(3, 4, 6)
+    assert [line[0] for line in words[8:]] == ["average"] * 4
+    assert numbers[2] == pytest.approx(numbers[:2].mean(axis=0), abs=0.011)
+    # the best of each task, and of the averages
+    for task, printed, saved in zip(numbers, np.reshape(lines, (3, 4)), np.reshape(markdown[2:], (3, 4)), strict=True):
+        assert {float(number) for line in printed for number in re.findall(r"(\S+)\*", line)} == {task.max()}
+        assert {float(number) for line in saved for number in re.findall(r"\*\*(.+?)\*\*", line)} == {task.max()}
     assert "STSBenchmark" in err
 
 

@@ -51,12 +51,22 @@ class Robustness:
     ranks: Mapping[tuple[str, str], np.ndarray]
 
     def score_table(self) -> Table:
-        """Return mean, standard deviation and range of the score over prompts, then the score with each."""
+        """Return mean, standard deviation and range of the score over prompts, then the score with each.
+
+        The best mean of each task is marked; of several tasks, averages stand below.
+        """
         rows: list[list[Cell]] = []
         for (task, name), by_prompt in self.scores.items():
             of = [by_prompt[prompt] for prompt in NINE_PROMPTS]
             rows.append([task, name, statistics.mean(of), statistics.stdev(of), max(of) - min(of), *of])
-        return Table(["task", "embedding", "mean", "std", "range", *NINE_PROMPTS], rows)
+        tasks, names = (list(dict.fromkeys(labels)) for labels in zip(*self.scores, strict=True))
+        averages: list[list[Cell]] = []
+        for name in names if len(tasks) > 1 else ():
+            cells = [[cell for cell in row[2:] if isinstance(cell, float)] for row in rows if row[1] == name]
+            averages.append(["average", name, *map(statistics.mean, zip(*cells, strict=True))])
+        compared = [[i for i, row in enumerate(rows) if row[0] == task] for task in tasks]
+        compared.append(list(range(len(rows), len(rows) + len(averages))))
+        return Table(["task", "embedding", "mean", "std", "range", *NINE_PROMPTS], rows, averages, compared, [2])
 
     def rank_table(self) -> Table:
         """Return the mean rank correlation between different prompts: of HS, of RW, and of one with the other."""
