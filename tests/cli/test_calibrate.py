@@ -62,6 +62,15 @@ def test_calibrate_is_that_of_the_model(capsys):
 
 
 @pytest.mark.usefixtures("corpus")
+def test_goes_on_where_a_save_was_interrupted():
+    Path("out/.moee-saving-1").mkdir(parents=True)
+    Path("out/model-00001-of-00002.safetensors").write_bytes(b"half")
+    calibrate("--keep-routing")
+    assert not [path for path in Path("out").iterdir() if path.name.startswith((".moee", "model-"))]
+    assert main(["calibrate", "corpus.txt", "--output", "out", *SMALL]) != 0
+
+
+@pytest.mark.usefixtures("corpus")
 def test_keep_routing(capsys):
     got = calibrate("--keep-routing")
     assert (got.config.router_activation, got.config.alpha, got.config.calibrated) == ("softmax", 1.0, True)
