@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from ..evaluation.scores import Score
     from ..evaluation.tables import Table
 
-# choices of a score that are the same in every row, or said by the model
-_NOT_PRINTED = ("backbone", "dtype", "max_length", "router_standardization")
+# choices of a score that are the same in every row, or said by the model, or digests of what is named beside
+_NOT_PRINTED = ("backbone", "dtype", "max_length", "router_standardization", "prompt_digest", "corpus")
 # choices of `moee evaluate` that are the same for all that it scores
 _FIXED = (
     *("attention_layers", "router_layers", "router_layer_weights", "router_standardization"),
@@ -248,13 +248,14 @@ def _robustness(arguments: argparse.Namespace) -> None:
 
 def _complementarity(arguments: argparse.Namespace) -> None:
     from ..evaluation import MoEEEncoder, get_tasks
-    from ..evaluation.paper.complementarity import complementarity
+    from ..evaluation.paper.complementarity import COLUMNS, complementarity
 
     _quieten_mteb()
     tasks, output = get_tasks(arguments.tasks, arguments.data, arguments.split), Path(arguments.output)
     encoder = MoEEEncoder(load_model(arguments), prompt=arguments.prompt, **_reading_options(arguments))
     output.mkdir(parents=True, exist_ok=True)
-    _print_and_save({"complementarity": complementarity(encoder, tasks, arguments.clusters)}, output)
+    note = "\n".join(f"- {column}: {meaning}." for column, meaning in COLUMNS.items())
+    _print_and_save({"complementarity": complementarity(encoder, tasks, arguments.clusters)}, output, note)
 
 
 def _reading_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -278,7 +279,8 @@ def _score(groups: Iterable[Sequence[MoEEEncoder]], tasks: list[AbsTask], output
 
     scores = []
     for score in evaluate(groups, tasks, output):
-        choices = " ".join(f"{name}={value}" for name, value in score.choices.items() if name not in _NOT_PRINTED)
+        made = score.choices | ({"statistics": "calibrated"} if "statistics" in score.choices else {})
+        choices = " ".join(f"{name}={value}" for name, value in made.items() if name not in _NOT_PRINTED)
         print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
         scores.append(score)
     return scores

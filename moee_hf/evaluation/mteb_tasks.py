@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import cache
 
 import mteb
+import mteb.tasks
 from mteb.abstasks import AbsTask
 
 # what the rule for names does not find; the first version of SummEval averages correlations with their p-values
@@ -28,13 +30,23 @@ def mteb_task(name: str, split: str | None = None) -> AbsTask:
         try:
             task = mteb.get_task(name)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"tasks: expected the name of a task of mteb {mteb.__version__}; {error}") from error
+            known = [task.metadata.name for task in vars(mteb.tasks).values() if hasattr(task, "metadata")]
+            raise ValueError(
+                f"tasks: expected the name of a task of mteb {mteb.__version__}; got {name!r}.{nearest(name, known)}"
+            ) from error
     if split is None:
         return task
     if split not in task.metadata.eval_splits:
         there = ", ".join(task.metadata.eval_splits)
         raise ValueError(f"split: expected one that {name} evaluates ({there}); got {split!r}.")
     return task.filter_eval_splits([split])
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known name that was probably meant; empty if none is similar."""
+    by_letters = {_normalized(candidate): candidate for candidate in known}
+    found = get_close_matches(_normalized(name), by_letters, n=1)
+    return f" Did you mean {by_letters[found[0]]!r}?" if found else ""
 
 
 def may_be_in_file(name: str, stem: str, task_type: str) -> bool:

@@ -11,7 +11,7 @@ from mteb.abstasks import AbsTask, AbsTaskClassification
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from ..files.folders import sha256
-from .mteb_tasks import may_be_in_file, task_for_file
+from .mteb_tasks import may_be_in_file, nearest, task_for_file
 from .task_data import KINDS, Kind
 
 # files by `KIND/NAME` and by split
@@ -92,7 +92,10 @@ def _find_named(name: str, found: Iterable[str], folder: str | Path) -> tuple[st
     for key in found:
         if _holds(key, name):
             return key, name
-    raise ValueError(f"tasks: expected tasks with a file in {folder} ({', '.join(found)}); got {name!r}.")
+    stems = [key.split("/")[1] for key in found]
+    raise ValueError(
+        f"tasks: expected tasks with a file in {folder} ({', '.join(found)}); got {name!r}.{nearest(name, stems)}"
+    )
 
 
 def _holds(key: str, name: str) -> bool:

@@ -170,6 +170,8 @@ def test_command_prints_and_saves_the_table(data, tmp_path, capsys):
         assert {float(number) for line in printed for number in re.findall(r"(\S+)\*", line)} == {task.max()}
         assert {float(number) for line in saved for number in re.findall(r"\*\*(.+?)\*\*", line)} == {task.max()}
     assert "STSBenchmark" in err
+    assert "statistics=calibrated" in err
+    assert not re.search(r"=[0-9a-f]{8}", err)  # digests are for files of results
 
 
 @pytest.mark.parametrize(

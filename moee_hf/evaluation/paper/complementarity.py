@@ -16,6 +16,18 @@ from ..encoder import MoEEEncoder
 from ..pairs import has_pairs, hidden_and_routing, pairs_of, similarities, split_of
 from ..tables import Cell, Table
 
+# what each column of the table says
+COLUMNS = {
+    "AMI": "mutual information of the clusters of HS and of RW, adjusted for chance; 0 by chance, 1 if they are equal",
+    "NMI": "the same, normalized, but not adjusted: higher with more clusters",
+    "Jaccard": "of the pairs of texts that one of the two puts together, the share that both do",
+    "exact match": "percentage of texts in the same cluster, with the clusters matched one to one",
+    "errors of HS": "percentage of pairs whose rank by HS is more than a quarter of all pairs from that by the labels",
+    "errors of RW": "the same of RW",
+    "errors of one only": "of all these errors, the percentage that only one of the two makes; the more, the more one "
+    "adds to the other",
+}
+
 
 def agreement(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """Compare two clusterings of the same texts.
@@ -68,8 +80,7 @@ def complementarity(
         ValueError: If a task is of another type, or has fewer texts than there are clusters.
     """
     rows = [_row(encoder, task, clusters, tolerance) for task in tasks]
-    header = ["task", "AMI", "NMI", "Jaccard", "exact match", "errors of HS", "errors of RW", "errors of one only"]
-    return Table(header, rows)
+    return Table(["task", *COLUMNS], rows)
 
 
 def _row(encoder: MoEEEncoder, task: AbsTask, clusters: int, tolerance: float) -> list[Cell]:
