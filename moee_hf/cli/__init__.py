@@ -16,7 +16,9 @@ from .calibrate import add_calibrate_command
 from .embed import add_embed_command
 from .errors import replace_unknown_characters, sentence
 from .evaluation import add_complementarity_command, add_evaluate_command, add_robustness_command
+from .examples import add_examples_command
 from .inspect import add_backbones_command, add_info_command, add_similarity_command
+from .publish import add_publish_command
 from .signals import ended_by_signals
 
 
@@ -62,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate_command(commands)
     add_robustness_command(commands)
     add_complementarity_command(commands)
+    add_publish_command(commands)
+    add_examples_command(commands)
     add_info_command(commands)
     add_backbones_command(commands)
     return parser

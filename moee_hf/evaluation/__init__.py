@@ -3,14 +3,14 @@
 In the order of the data: `tasks` (by name: `mteb_tasks`; of local files: `task_files`, `task_data`), `reading`
 (HS and RW of texts in one prompt, each read once, kept in a `store` under the `identity` of the model), `features`
 (in several prompts), `fitting` (what is calibrated on a corpus), `encoder` (embeddings, as mteb takes them), `grid`
-(of all choices), `scores` (in the files of `results`), `tables`. `pairs` and `alpha` compare HS and RW on pairs of texts; `paper` does what the
-paper did.
+(of all choices), `scores` (in the files of `results`), `tables`. `pairs` and `alpha` compare HS and RW on pairs of
+texts; `paper` does what the paper did.
 """
 
 from importlib.util import find_spec
 
 if find_spec("mteb") is None:
-    raise ImportError("Evaluation needs mteb: pip install 'moee_hf[evaluation]'.")
+    raise ImportError("Evaluation needs mteb and matplotlib: pip install mteb matplotlib.")
 
 from .encoder import MoEEEncoder
 from .features import Corpus, Features

@@ -25,9 +25,7 @@ def import_pyarrow() -> pyarrow:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError(
-            "Parquet files, and columns that are kept, need pyarrow: pip install 'moee_hf[parquet]'."
-        ) from error
+        raise ImportError("Parquet files, and columns that are kept, need pyarrow: pip install pyarrow.") from error
     return pyarrow
 
 

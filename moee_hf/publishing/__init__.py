@@ -1,7 +1,7 @@
-"""A complete repository folder from a recipe, and its way to the Hub."""
+"""A complete repository folder from a recipe or a saved model, and its way to the Hub."""
 
 from .building import build
 from .pushing import files_to_push, push
-from .recipes import Recipe, read_recipe
+from .recipes import Recipe, read_recipe, recipe_of
 
-__all__ = ["Recipe", "build", "files_to_push", "push", "read_recipe"]
+__all__ = ["Recipe", "build", "files_to_push", "push", "read_recipe", "recipe_of"]

@@ -30,7 +30,7 @@ def build(
     recipe: Recipe,
     folder: str | os.PathLike[str],
     *,
-    reference: bool = True,
+    reference: bool | None = True,
     repo_id: str | None = None,
     token: str | None = None,
     **kwargs: Any,
@@ -40,7 +40,8 @@ def build(
     Args:
         recipe: The model.
         folder: A folder that is empty, or is not there yet.
-        reference: Whether the weights stay in the backbone's repository. False: they are copied.
+        reference: Whether the weights stay in the backbone's repository. False: they are copied. None: they stay
+            where they are on the Hub.
         repo_id: In place of the recipe's; without a namespace, that of the token's user is put before it.
         token: For the Hub. None: that of `hf auth login`.
         kwargs: Those of `MoEEModel.from_pretrained`, such as `device_map`.
@@ -55,6 +56,8 @@ def build(
     repo_id = _with_namespace(repo_id, token)
     source, revision = recipe.base_model_name_or_path, recipe.base_model_revision
     model = MoEEModel.from_pretrained(source, revision=revision, token=token, **kwargs | recipe.config)
+    if reference is None:
+        reference = model.origin.base is not None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as temporary:
         folder = Path(temporary, target.name)

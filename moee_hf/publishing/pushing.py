@@ -62,7 +62,7 @@ def _check_licence(card: Path) -> None:
     if not license_id:
         raise ValueError(
             f"{card}: expected a licence, that of the backbone; the card names none. Put license: into the recipe "
-            "and build the folder anew, or into the card."
+            "and build the folder anew, give --license to moee publish, or put it into the card."
         )
 
 

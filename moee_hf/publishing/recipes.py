@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import yaml
 from ..model.configuration_moee import CHOICE_FIELDS, MoEEConfig
 from ..model.hub_moee import is_repo_id
 
+# in the installed package, and in a checkout
+_FOLDERS = (Path(__file__).with_name("configs"), Path(__file__).parents[2] / "configs")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -19,7 +22,7 @@ class Recipe:
 
     Args:
         repo_id: Repository to publish it in; without a namespace, in that of whoever publishes.
-        base_model_name_or_path: Repository of the backbone, or `"embedded"`.
+        base_model_name_or_path: Repository of the backbone, `"embedded"`, or a folder with a saved model.
         base_model_revision: Its branch, tag or commit. None: the newest.
         config: Other fields of `MoEEConfig`.
         license: Identifier of the backbone's licence on the Hub.
@@ -36,6 +39,40 @@ class Recipe:
     license_name: str | None = None
     license_link: str | None = None
     language: str | list[str] | None = None
+
+
+def recipe_of(source: str, repo_id: str | None = None, license_id: str | None = None) -> Recipe:
+    """Return the recipe that a word stands for.
+
+    Args:
+        source: A YAML file, the name of a recipe that comes with the package, or a folder with a saved model.
+        repo_id: Repository to publish it in. None: the recipe's.
+        license_id: Identifier of the backbone's licence. None: the recipe's.
+
+    Raises:
+        ValueError: If it is none of these, a recipe is none, or a folder is to be published nowhere.
+        OSError: If a file cannot be read.
+    """
+    if os.path.isdir(source):
+        if repo_id is None:
+            raise ValueError("repo_id: expected the repository for a folder, 'name' or 'namespace/name'; got none.")
+        recipe = Recipe(repo_id, source, {})
+    else:
+        recipe = read_recipe(_recipe_file(source))
+    given: dict[str, Any] = {"repo_id": repo_id, "license": license_id}
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+def _recipe_file(source: str) -> Path:
+    if os.path.exists(source):
+        return Path(source)
+    recipes = {path.stem: path for folder in _FOLDERS for path in sorted(folder.glob("*.yaml"))}
+    if source not in recipes:
+        raise ValueError(
+            f"{source}: expected a folder with a saved model, a recipe in YAML, or the name of one "
+            f"({', '.join(sorted(recipes))}); there is none of this name."
+        )
+    return recipes[source]
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
