@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -30,10 +31,20 @@ def in_one_sentence(expected: str) -> Iterator[None]:
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+        is_of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
+        if is_of_memory or (isinstance(error, ValueError) and not isinstance(error, UnicodeError)):
             raise
         problem = " ".join(str(error).split())
         raise ValueError(f"{expected}; got something else ({type(error).__name__}: {problem}).") from error
+
+
+def as_json_has_it(value: Any) -> Any:
+    """Return a value with lists in place of tuples and arrays, and Python's numbers in place of numpy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [as_json_has_it(part) for part in value]
+    return {name: as_json_has_it(part) for name, part in value.items()} if type(value) is dict else value
 
 
 def unknown_argument(where: str, name: str, known: Iterable[str], expected: str) -> ValueError:
@@ -56,18 +67,51 @@ def is_backbone_field(config: PreTrainedConfig, name: str) -> bool:
     return is_own and name not in _OF_LOADING and hasattr(config, name)
 
 
-def set_backbone_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
+def set_backbone_fields(config: PreTrainedConfig, arguments: dict[str, Any]) -> None:
     """Set fields of a backbone's configuration, as `AutoModel.from_pretrained` does with arguments of their names.
+
+    Args:
+        config: The configuration.
+        arguments: Those of loading; the fields are taken out.
 
     Raises:
         ValueError: If a field takes no such value.
     """
-    for name, value in fields.items():
-        current = getattr(config, name)
+    for name in [name for name in arguments if is_backbone_field(config, name)]:
+        current, value = getattr(config, name), as_json_has_it(arguments.pop(name))
+        if name == "model_type" and value != current:
+            raise ValueError(f"model_type: expected {current!r}, as the checkpoint is; got {value!r}. Leave it out.")
         with in_one_sentence(f"{name}: expected a value for a {config.model_type} backbone"):
             if isinstance(current, PreTrainedConfig) and isinstance(value, dict):
                 value = type(current)(**current.to_dict() | value)
+            if name in PreTrainedConfig.__annotations__:  # which are read where they are made, not where they are set
+                type(config)(**{name: value})
             setattr(config, name, value)
+            if name == "num_hidden_layers":
+                _cut_layer_types(config, value)
+
+
+def _cut_layer_types(config: PreTrainedConfig, num_layers: int) -> None:
+    # a configuration with types of more layers than there are is not read again once it is saved
+    for name, value in config.to_dict().items():
+        if name.endswith("layer_types") and isinstance(value, list):
+            setattr(config, name, value[:num_layers])
+
+
+def check_dtypes(where: str, fields: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a dtype among fields is none of torch; `where` says whose fields they are."""
+    for name in ("dtype", "torch_dtype"):
+        check_dtype(f"{where}.{name}", fields.get(name))
+
+
+def check_dtype(name: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is a dtype of torch, its name, `"auto"`, a dictionary for parts, or None."""
+    if isinstance(value, str):
+        is_dtype = value == "auto" or isinstance(getattr(torch, value, None), torch.dtype)
+    else:
+        is_dtype = value is None or isinstance(value, torch.dtype | dict)
+    if not is_dtype:
+        raise ValueError(f"{name}: expected a dtype of torch, such as 'bfloat16'; got {value!r}.")
 
 
 def check_arguments(names: Iterable[str], config: PreTrainedConfig, choices: Iterable[str]) -> None:

@@ -8,24 +8,25 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoConfig, OlmoeConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from .arguments_moee import (
+    as_json_has_it,
     check_arguments,
+    check_dtypes,
     check_spelling,
     in_one_sentence,
-    is_backbone_field,
     set_backbone_fields,
     unknown_argument,
 )
 from .choices_moee import COMBINATIONS, check_choice
-from .configuration_backbone_moee import MODEL_TYPE, backbone_config_from_dict, check_is_backbone
-from .configuration_reading_moee import read_config_dict
-from .digests_moee import CONFIG_NAME, check_config, digest_of_config
-from .fitted_moee import check_compression
+from .configuration_backbone_moee import MODEL_TYPE, as_backbone_config
+from .configuration_reading_moee import SOURCE, errors_of, read_config_dict, saved_fields
+from .digests_moee import CONFIG_NAME, digest_of_config
+from .fitted_moee import check_calibrated, check_compression
 from .functional_moee import Mix
 from .prompts_moee import PROMPTS, TEXT, check_template
-from .validation_moee import as_json_has_it, check_field, layer_indices, listed
+from .validation_moee import check_field, check_settable, layer_indices, listed
 
 
 class MoEEConfig(PreTrainedConfig):
@@ -110,16 +111,7 @@ class MoEEConfig(PreTrainedConfig):
     hidden_sizes: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.backbone_config is None:
-            self.backbone_config = OlmoeConfig()
-        elif isinstance(self.backbone_config, dict):
-            self.backbone_config = backbone_config_from_dict(self.backbone_config)
-        elif not isinstance(self.backbone_config, PreTrainedConfig):
-            raise ValueError(
-                "MoEEConfig.backbone_config: expected the configuration of a backbone, or a dictionary of one; got "
-                f"{self.backbone_config!r}."
-            )
-        check_is_backbone(self.backbone_config.model_type)
+        self.backbone_config = as_backbone_config(self.backbone_config)
         check_spelling(kwargs.keys() - vars(PreTrainedConfig).keys(), CHOICE_FIELDS)
         if self.prompts is None:
             self.prompts = {name: PROMPTS[name] for name in ("prompteol", "none")}
@@ -133,6 +125,7 @@ class MoEEConfig(PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         value = as_json_has_it(value)
+        check_settable(type(self), self.attribute_map.get(key, key))
         check_field(key, value)
         super().__setattr__(key, float(value) if key == "alpha" else value)
 
@@ -144,12 +137,14 @@ class MoEEConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        if source := kwargs.get("name_or_path"):  # AutoConfig has read the file itself
-            check_config(str(source), config_dict)
+        source = kwargs.pop(SOURCE, kwargs.get("name_or_path"))  # AutoConfig has read the file itself
+        choices = {name: kwargs.pop(name) for name in sorted(CHOICE_FIELDS & kwargs.keys())}
         return_unused = kwargs.pop("return_unused_kwargs", False)
-        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
-        fields = [name for name in unused if is_backbone_field(config.backbone_config, name)]
-        set_backbone_fields(config.backbone_config, {name: unused.pop(name) for name in fields})
+        check_dtypes("from_pretrained", kwargs)
+        with errors_of(source):
+            config, unused = super().from_dict(saved_fields(source, config_dict), return_unused_kwargs=True, **kwargs)
+        config.choose(**choices)
+        set_backbone_fields(config.backbone_config, unused)
         if return_unused:
             return config, unused
         check_arguments(unused, config.backbone_config, CHOICE_FIELDS)
@@ -174,13 +169,15 @@ class MoEEConfig(PreTrainedConfig):
         """Set fields that a caller chooses.
 
         Raises:
-            ValueError: If there is no such field, a field has no such value, or no prompt has the default's name.
+            ValueError: If there is no such field, value or prompt, or there are no statistics to standardize with.
         """
         if unknown := [name for name in fields if name not in CHOICE_FIELDS]:
             expected = f"fields that can be chosen ({', '.join(sorted(CHOICE_FIELDS))})"
             raise unknown_argument("MoEEConfig", unknown[0], CHOICE_FIELDS, expected)
         for name, value in fields.items():
             setattr(self, name, value)
+        if "standardize" in fields and self.standardize:
+            check_calibrated(self)
         self._check_default_prompt()
 
     def _check_default_prompt(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from .configuration_backbone_moee import MODEL_TYPE
@@ -13,6 +14,8 @@ from .hub_moee import hub_errors, optional_file, resolve_commit, resolve_source
 
 # beside a plain checkpoint: fields of MoEEConfig, but for those that say which backbone it is
 FIELDS_NAME = "moee_config.json"
+# the argument that says where fields were read
+SOURCE = "_source"
 
 
 def read_config_dict(
@@ -48,16 +51,40 @@ def read_config_dict(
         raise OSError(f"{source!r}: expected a folder with a config.json; there is none in it.{hint}")
     if not isinstance(config, dict):
         raise OSError(f"{source!r}: expected a mapping in its config.json; got {config!r}.")
-    if config.get("model_type") == MODEL_TYPE:
-        if not isinstance(config.get("backbone_config"), dict):
-            raise OSError(f"{source!r}: expected a backbone_config in the config.json of a MoEE model; got none.")
-        check_config(source, config)
-    else:
+    if config.get("model_type") != MODEL_TYPE:
         fields = _fields_beside(source, known, **kwargs) if os.path.isdir(source) else {}
         config = fields | {"model_type": MODEL_TYPE, "backbone_config": config}
-    if config.get("calibrated"):  # what was calibrated before there was this field
-        config.setdefault("router_standardization", "zscore")
-    return config, unused
+    return config, unused | {SOURCE: source}
+
+
+def saved_fields(source: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `config.json` of a MoEE model as they are meant now.
+
+    Args:
+        source: Folder or Hub id that they were read from. None: they are from memory.
+        fields: The fields, which may be those of an earlier version.
+
+    Raises:
+        OSError: If there is no backbone in them, or they are not what was saved.
+    """
+    if source is not None:
+        if not isinstance(fields.get("backbone_config"), dict):
+            raise OSError(f"{str(source)!r}: expected a backbone_config in the config.json of a MoEE model; got none.")
+        check_config(str(source), fields)
+    if fields.get("calibrated"):  # what was calibrated before there was this field
+        fields = {"router_standardization": "zscore"} | fields
+    return fields
+
+
+@contextlib.contextmanager
+def errors_of(source: str | None) -> Iterator[None]:
+    """Name the folder or repository in a `ValueError` about fields that were read there. None: from memory."""
+    try:
+        yield
+    except ValueError as error:
+        if source is None:
+            raise
+        raise ValueError(f"{str(source)!r}: {error}") from error
 
 
 def _fields_beside(folder: str, known: Collection[str], **kwargs: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model was fitted to on a corpus, and whether that is what it is asked for."""
+"""What a model is made for, was fitted to on a corpus, and whether that is what it is asked for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,34 @@ if TYPE_CHECKING:
     from .configuration_moee import MoEEConfig
 
 logger = logging.get_logger(__name__)
+
+
+def find_max_length(config: MoEEConfig, tokenizer_limit: int) -> int:
+    """Return the most tokens of a text with its prompt; warn if more are chosen than the model is made for.
+
+    Args:
+        config: The configuration, with its `max_length`.
+        tokenizer_limit: The most tokens that the tokenizer allows.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = min(limit for limit in (tokenizer_limit, positions) if limit)
+    if config.max_length is None:
+        return limit
+    if config.max_length > limit:  # which most backbones take, as they rotate by any position
+        logger.warning_once(
+            f"MoEEConfig.max_length: expected at most {limit} tokens, as backbone and tokenizer allow; got "
+            f"{config.max_length}. Embeddings of longer texts may be of little use."
+        )
+    return config.max_length
+
+
+def check_calibrated(config: MoEEConfig) -> None:
+    """Raise `ValueError` unless a model has the statistics that embeddings are standardized with."""
+    if not config.calibrated:
+        raise ValueError(
+            "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Fit them with "
+            "model.calibrate(texts), or choose standardize=False."
+        )
 
 
 def calibration_key(config: MoEEConfig, templates: Sequence[str]) -> dict[str, Any]:

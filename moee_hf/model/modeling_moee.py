@@ -21,7 +21,7 @@ from .calibration_moee import apply_fits, fit_compression, fit_corpus
 from .checkpointing_moee import keep_captures
 from .compression_moee import quantize
 from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
-from .fitted_moee import calibrated_prompts, check_precision, find_prompt_indices
+from .fitted_moee import calibrated_prompts, check_precision, find_max_length, find_prompt_indices
 from .functional_moee import check_count, check_flag, similarity, similarity_pairwise
 from .hooks_moee import install_hooks
 from .inference_moee import check_finite, embeddings_of, finish, pad, run_batch, token_ids, wanted_of
@@ -243,10 +243,7 @@ class MoEEModel(MoEEPreTrainedModel):
     @property
     def max_length(self) -> int:
         """The most tokens of a text with its prompt: the configuration's, or what tokenizer and backbone allow."""
-        if self.config.max_length is not None:
-            return self.config.max_length
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return min(limit for limit in (self.tokenizer.model_max_length, positions) if limit)
+        return find_max_length(self.config, self.tokenizer.model_max_length)
 
     similarity = staticmethod(similarity)
     similarity_pairwise = staticmethod(similarity_pairwise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import tempfile
@@ -17,16 +16,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from .adapters_moee import has_adapters, without_adapters
-from .arguments_moee import check_arguments, in_one_sentence, is_backbone_field, set_backbone_fields
+from .arguments_moee import check_arguments, check_dtypes, in_one_sentence, set_backbone_fields
 from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
 from .digests_moee import check_files, check_weights_of
 from .experts_moee import use_fast_experts
+from .fitted_moee import check_calibrated
+from .functional_moee import check_flag
 from .hub_moee import resolve_commit, resolve_source
 from .inputs_moee import input_device
 from .repository_moee import check_base, check_push, push_files, read_statistics, write_repository
 from .saving_moee import files_in, written_aside
-from .tokenizer_moee import TokenizerNotFoundError, load_tokenizer
+from .tokenizer_moee import DamagedTokenizerError, TokenizerNotFoundError, load_tokenizer
 from .weights_moee import load_backbone
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -113,6 +114,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         """
         source = resolve_source(pretrained_model_name_or_path)
         verify_weights = kwargs.pop("verify_weights", False)
+        check_flag("verify_weights", verify_weights)
+        check_flag("output_loading_info", output_loading_info)
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
         kwargs["revision"] = resolve_commit(source, **kwargs)
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
@@ -127,14 +130,19 @@ class MoEEPreTrainedModel(PreTrainedModel):
         check_files(source, digests or {}, verify_weights, **hub_kwargs)
         config.digests = None  # which are of the files, not of this model
         config.choose(**{name: kwargs.pop(name) for name in sorted(CHOICE_FIELDS & kwargs.keys())})
-        backbone_config = config.backbone_config
-        fields = [name for name in kwargs if is_backbone_field(backbone_config, name)]
-        set_backbone_fields(backbone_config, {name: kwargs.pop(name) for name in fields})
-        check_arguments(kwargs, backbone_config, CHOICE_FIELDS)
+        if config.standardize:
+            check_calibrated(config)
+        set_backbone_fields(config.backbone_config, kwargs)
+        check_arguments(kwargs, config.backbone_config, CHOICE_FIELDS)
+        check_dtypes("from_pretrained", kwargs)
+        config.name_or_path = source
         hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
-        tokenizer = None
-        with contextlib.suppress(TokenizerNotFoundError):  # which is said when it is asked for
+        try:
             tokenizer = load_tokenizer(source, **hub_kwargs)
+        except DamagedTokenizerError:
+            raise
+        except (TokenizerNotFoundError, OSError):  # which is said when it is asked for
+            tokenizer = None
         cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
         with in_one_sentence("from_pretrained: expected arguments that transformers can load a model with"):
             loaded = load_backbone(source, config, **kwargs)
@@ -142,7 +150,6 @@ class MoEEPreTrainedModel(PreTrainedModel):
             check_weights_of(config.base_model_name_or_path, config.base_model_revision, **hub_kwargs)
         if kwargs.get("experts_implementation") is None:
             use_fast_experts(loaded.backbone)
-        config.name_or_path = source
         model = cls(config, loaded.backbone).eval()
         if config.calibrated:
             model.statistics.store(config.hidden_size, config.router_shape, **read_statistics(source, **hub_kwargs))
@@ -158,7 +165,9 @@ class MoEEPreTrainedModel(PreTrainedModel):
         config = copy.deepcopy(config)
         with torch.device("meta"), no_init_weights():
             kind = backbone_class(config.backbone_config)
-            with in_one_sentence("MoEEConfig.backbone_config: expected a configuration of which a model can be built"):
+            where = f"{config.name_or_path!r}: " if config.name_or_path else ""
+            expected = f"{where}MoEEConfig.backbone_config: expected a configuration of which a model can be built"
+            with in_one_sentence(expected):
                 backbone = kind._from_config(config.backbone_config)
             return cls(config, backbone)
 
@@ -183,6 +192,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             kwargs: Those of `PreTrainedModel.save_pretrained`, and to push, `repo_id` (default: the name of the
                 folder) and those of `push_to_hub`.
         """
+        check_flag("push_to_hub", push_to_hub)
         if push_to_hub:
             push_kwargs = {name: kwargs.pop(name) for name in _PUSH_KWARGS if name in kwargs}
             push_kwargs["repo_id"] = push_kwargs.get("repo_id") or Path(save_directory).name
@@ -264,6 +274,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             reference: Whether to push what `save_reference` saves, kilobytes, in place of `save_pretrained`.
             kwargs: Those of `PreTrainedModel.push_to_hub`.
         """
+        check_flag("reference", reference)
         # for a reference transformers' own size of shards says nothing
         size = {"max_shard_size": kwargs.pop("max_shard_size")} if "max_shard_size" in kwargs else {}
         check_push(repo_id, kwargs.get("token"))
@@ -291,6 +302,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
 
         Raises:
             TokenizerNotFoundError: If the source has none.
+            OSError: If it is damaged, or the Hub cannot be reached.
         """
         if self._tokenizer is None:
             with _tokenizer_lock:

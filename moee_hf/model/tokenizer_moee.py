@@ -6,11 +6,15 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .hub_moee import optional_file
+from .hub_moee import hub_errors, optional_file
 
 
 class TokenizerNotFoundError(ValueError):
     """A model source without a tokenizer, or with one that cannot be loaded as things are."""
+
+
+class DamagedTokenizerError(OSError):
+    """A model source with a tokenizer that cannot be read."""
 
 
 def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -22,7 +26,8 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
 
     Raises:
         TokenizerNotFoundError: If there is none, or it takes a package or remote code that may not be used.
-        OSError: If its files are damaged, or the Hub cannot be reached.
+        DamagedTokenizerError: If its files are damaged.
+        OSError: If the Hub cannot be reached.
     """
     names = ("tokenizer.json", "tokenizer_config.json")
     is_there = source != "" and any(optional_file(source, name, **kwargs) for name in names)
@@ -32,16 +37,17 @@ def load_tokenizer(source: str, **kwargs: Any) -> PreTrainedTokenizerBase:
         # state of a fast tokenizer before threads share it
         if tokenizer("text")["input_ids"]:
             return tokenizer
-        why: Any = "it has no vocabulary"
+        why: Any = ValueError("it has no vocabulary")
     except Exception as error:  # of tokenizers, which raises nothing more special, or of any tokenizer's own code
         why = error
         is_there = is_there and not isinstance(error, ImportError) and "trust_remote_code" not in str(error)
-    why = " ".join(str(why).split())
+    reason = " ".join(str(why).split())
     if is_there:
-        raise OSError(
-            f"{source}: expected a tokenizer that can be read; its files are damaged ({why}). Fetch them again."
-        )
+        with hub_errors(f"{source!r}, the tokenizer: ", source, kwargs.get("revision")):  # it may be that alone
+            raise DamagedTokenizerError(
+                f"{source}: expected a tokenizer that can be read; its files are damaged ({reason}). Fetch them again."
+            ) from why
     raise TokenizerNotFoundError(
-        f"MoEEModel.tokenizer: expected a tokenizer beside the weights; {source!r} has none ({why}). Set one: "
+        f"MoEEModel.tokenizer: expected a tokenizer beside the weights; {source!r} has none ({reason}). Set one: "
         "model.tokenizer = AutoTokenizer.from_pretrained(...)."
-    )
+    ) from why

@@ -8,8 +8,7 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
+from .arguments_moee import check_dtype
 from .choices_moee import (
     COMBINATIONS,
     HIDDEN_SOURCES,
@@ -30,18 +29,18 @@ def check_field(field: str, value: object) -> None:
         check(f"MoEEConfig.{field}", value)
 
 
+def check_settable(kind: type, name: str) -> None:
+    """Raise `ValueError` if a class of configurations has something else of this name than a field."""
+    there = getattr(kind, name, None)
+    follows = isinstance(there, property) and there.fset is None
+    if follows or callable(there):
+        what = "follows from its fields" if follows else "is one of its methods"
+        raise ValueError(f"MoEEConfig.{name}: expected the name of a field; {name} {what}, and cannot be set.")
+
+
 def listed(value: str | Sequence[str] | None) -> list[Any]:
     """Return what stands for one or several as a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def as_json_has_it(value: Any) -> Any:
-    """Return a value with lists in place of tuples and arrays, and Python's numbers in place of numpy's."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [as_json_has_it(part) for part in value]
-    return {name: as_json_has_it(part) for name, part in value.items()} if type(value) is dict else value
 
 
 def layer_indices(name: str, chosen: Sequence[int] | None, num_layers: int, kind: str) -> list[int]:
@@ -182,6 +181,9 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "router_standardization": lambda name, value: check_choice(name, value, ROUTER_STANDARDIZATIONS),
     "standardize": _check_bool,
     "calibrated": _check_bool,
+    "dtype": check_dtype,
+    "return_dict": _check_bool,
+    "output_hidden_states": _check_bool,
     "prompts": _check_prompts,
     "default_prompt_name": _check_prompt_name,
     "max_length": lambda name, value: check_count(name, value, "tokens"),

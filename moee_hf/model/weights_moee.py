@@ -69,6 +69,13 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
         raise ValueError(
             f"{source}: expected whole safetensors files; got one that cannot be read ({error}). Fetch it again."
         ) from error
+    except RuntimeError as error:
+        if "CONVERSION" not in str(error):
+            raise
+        raise ValueError(
+            f"{source}: expected the weights of the {config.backbone_config.model_type} backbone that its config.json "
+            "describes; some cannot be put together, as the report above says. Fetch the complete checkpoint."
+        ) from error
     _check_loaded(source, backbone, info)
     special = gguf_file is not None or any(kwargs.get(name) for name in ("subfolder", "variant"))
     base = None if special or kwargs["revision"] is None else (source, kwargs["revision"])

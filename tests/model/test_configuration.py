@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from support.tiny_backbones import tiny_config
-from transformers import OlmoeConfig
+from transformers import AutoConfig, OlmoeConfig
 
 from moee_hf import MoEEConfig, MoEEModel
 
@@ -147,6 +147,60 @@ def test_sizes_follow_from_the_choices():
 def test_sizes_before_the_model_is_built():
     with pytest.raises(ValueError, match="router_shape: expected the number of MoE layers and experts; got None"):
         _ = MoEEConfig().embedding_size
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_length": "20"}, r"MoEEConfig\.max_length: expected a number of tokens"),
+        ({"standardize": "no"}, r"MoEEConfig\.standardize: expected True or False; got 'no'"),
+        ({"dtype": "flnat32"}, r"MoEEConfig\.dtype: expected a dtype of torch, such as 'bfloat16'; got 'flnat32'"),
+        ({"calibration": 1.5}, r"MoEEConfig\.calibration: expected a dictionary"),
+        ({"router_agreement": ["a"]}, r"MoEEConfig\.router_agreement: expected a list with a finite number"),
+        ({"digests": {"../x": "0"}}, r"MoEEConfig\.digests: expected files of the repository; got '\.\./x'"),
+        ({"hidden_size": 3}, r"MoEEConfig\.hidden_size: expected the name of a field; hidden_size follows from"),
+        ({"projection_dim": 3}, r"MoEEConfig\.embedding_size: expected the name of a field"),
+        ({"mix": 3}, r"MoEEConfig\.mix: expected the name of a field; mix is one of its methods"),
+        ({"default_prompt_name": "eol"}, r"MoEEConfig\.default_prompt_name: expected one of"),
+        ({"poling": "mean"}, r"got 'poling'\. Did you mean 'pooling'\?"),
+        ({"backbone_config": None}, "expected a backbone_config in the config.json of a MoEE model; got none"),
+        ({"backbone_config": {"model_type": "moee"}}, r"MoEEConfig\.backbone_config: expected the configuration of a"),
+        ({"num_labels": "a"}, "MoEEConfig: expected fields that transformers can read"),
+    ],
+    ids=str,
+)
+def test_a_file_with_bad_fields_is_named_by_every_reader(fields, message, tmp_path):
+    backbone = tiny_config("olmoe").to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "moee", "backbone_config": backbone} | fields))
+    problems = []
+    for reader in (MoEEConfig, AutoConfig, MoEEModel):
+        with pytest.raises((ValueError, OSError), match=rf"^'{tmp_path}': .*{message}") as error:
+            reader.from_pretrained(tmp_path)
+        problems.append(str(error.value))
+    assert len(set(problems)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"use_cache": 0}, "expected the fields of a olmoe configuration; .*'use_cache' expected bool"),
+        ({"dtype": "flnat32"}, "expected a dtype of torch"),
+        ({"model_type": []}, "expected the model_type of an architecture"),
+        ({"vocab_size": 0}, "expected a configuration of which a model can be built"),
+    ],
+    ids=str,
+)
+def test_a_plain_file_with_bad_fields_is_named(fields, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config("olmoe").to_dict() | fields))
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}': MoEEConfig\.backbone_config.*: {message}"):
+        MoEEModel.from_pretrained(tmp_path)
+
+
+def test_what_an_earlier_version_calibrated_by_every_reader(tmp_path):
+    fields = {"model_type": "moee", "backbone_config": tiny_config("olmoe").to_dict(), "calibrated": True}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    for reader in (MoEEConfig, AutoConfig):
+        assert reader.from_pretrained(tmp_path).router_standardization == "zscore"
 
 
 def test_numbers_of_numpy_are_saved_as_json(tmp_path):

@@ -4,7 +4,9 @@ import importlib.util
 import json
 import re
 import shutil
+from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ from transformers import (
 )
 
 from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
-from moee_hf.model import hub_moee
+from moee_hf.model import fitted_moee, hub_moee
 
 PLAIN = {
     "olmoe": OlmoeForCausalLM,
@@ -239,6 +241,65 @@ def test_folder_without_a_tokenizer_says_how_to_set_one(tmp_path):
         ValueError, match=r"expected a tokenizer beside the weights; .*olmoe' has none.*model.tokenizer = "
     ):
         model.encode("text")
+
+
+def test_a_tokenizer_that_the_hub_cannot_give_now(backbone, hub, monkeypatch):
+    """Neither damaged nor missing: the model loads without it, and says so when it is asked for."""
+    MoEEModel.from_pretrained(backbone)
+    for path in Path(huggingface_hub.constants.HF_HUB_CACHE).rglob("snapshots/*/tokenizer*"):
+        path.unlink()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    model = MoEEModel.from_pretrained(backbone)
+    with pytest.raises(OSError, match=r"'lab/backbone': the Hub cannot be reached .* and the cache does not hold"):
+        model.encode("text")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert model.encode("text").shape == (model.config.embedding_size,)
+
+
+def test_statistics_that_are_not_there(saved, model, tmp_path):
+    problem = r"MoEEConfig\.standardize: expected a model with statistics of a corpus; this one has none"
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "model")
+    (folder / "moee_config.json").write_text('{"standardize": true}')
+    doors = [
+        lambda: MoEEModel.from_pretrained(saved, standardize=True),
+        lambda: MoEEModel.from_pretrained(folder),
+        lambda: AutoModel.from_pretrained(saved, trust_remote_code=True, standardize=True),
+        lambda: MoEEConfig.from_pretrained(saved, standardize=True),
+        lambda: model.with_config(standardize=True),
+    ]
+    for door in doors:
+        with pytest.raises(ValueError, match=problem):
+            door()
+    model.calibrate(TEXTS)
+    assert model.with_config(standardize=True).config.standardize
+
+
+def test_more_tokens_than_a_model_is_made_for(model, caplog):
+    fitted_moee.logger.warning_once.cache_clear()
+    positions = model.config.get_text_config().max_position_embeddings
+    assert model.with_config(max_length=positions).max_length == positions
+    assert not caplog.records
+    assert [model.with_config(max_length=positions + 1).max_length for _ in range(2)] == [positions + 1] * 2
+    (record,) = caplog.records
+    assert f"max_length: expected at most {positions} tokens" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["verify_weights", "output_loading_info"])
+def test_words_are_not_taken_for_true(name):
+    with pytest.raises(TypeError, match=f"{name}: expected True or False; got 'False'"):
+        MoEEModel.from_pretrained(CHECKPOINT, **{name: "False"})
+
+
+def test_fewer_layers_are_saved_as_such(tmp_path):
+    plain = redraw(Qwen2MoeForCausalLM(tiny_config("qwen2_moe")))
+    plain.save_pretrained(tmp_path / "plain")
+    model = MoEEModel.from_pretrained(tmp_path / "plain", num_hidden_layers=2)
+    model.save_pretrained(tmp_path / "fewer")
+    assert torch.equal(embeddings(MoEEModel.from_pretrained(tmp_path / "fewer")), embeddings(model))
+    with torch.no_grad():
+        hidden = plain.model(IDS, output_hidden_states=True).hidden_states[2]
+        expected = plain.model.norm(hidden)[:, -1]
+    torch.testing.assert_close(model(IDS).pooled_hidden_state, expected)
 
 
 def test_origin_says_where_a_model_is_from_and_hides_the_token(hub, loaded):
