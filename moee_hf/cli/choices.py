@@ -46,8 +46,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "hidden_source": dict(choices=HIDDEN_SOURCES, help="what HS is read from"),
     "hidden_layer": dict(type=int, metavar="LAYER", help="the hidden state that is HS; 0: token embeddings, -1: last"),
     "attention_layers": _several(int, "LAYER", "attention blocks that HS is read from, such as 0 -1"),
-    "router_layers": _several(int, "LAYER", "MoE layers that are in RW, such as 0 -1"),
-    "router_layer_weights": _several(float, "WEIGHT", "how much each MoE layer in RW counts"),
+    "router_layers": _several(int, "LAYER", "MoE layers that are in RW, such as 0 -1; they count alike"),
+    "router_layer_weights": _several(float, "WEIGHT", "how much each of the layers in RW counts"),
     "router_activation": dict(choices=ROUTER_ACTIVATIONS, help="what RW are"),
     "router_standardization": dict(choices=ROUTER_STANDARDIZATIONS, help="how a calibrated model treats RW"),
     "standardize": dict(action=argparse.BooleanOptionalAction, help="whether to use the statistics of a corpus"),
@@ -83,7 +83,7 @@ def add_choice_flags(parser: argparse.ArgumentParser, fields: Collection[str] | 
 def check_effects(chosen: dict[str, Any], config: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a choice is without effect beside the others, as far as they are known."""
     for name, (other, values) in _EFFECTS.items():
-        if name in chosen and config.get(other, values[0]) not in values:
+        if chosen.get(name) is not None and config.get(other, values[0]) not in values:
             flag = f"--{other.replace('_', '-')}"
             raise ValueError(
                 f"{name}: expected {flag} {' or '.join(values)} beside it, as it has no effect otherwise; got "

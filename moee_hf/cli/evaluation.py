@@ -280,7 +280,11 @@ def _score(groups: Iterable[Sequence[MoEEEncoder]], tasks: list[AbsTask], output
     scores = []
     for score in evaluate(groups, tasks, output):
         made = score.choices | ({"statistics": "calibrated"} if "statistics" in score.choices else {})
-        choices = " ".join(f"{name}={value}" for name, value in made.items() if name not in _NOT_PRINTED)
+        choices = " ".join(
+            f"{name}={f'{value:g}' if isinstance(value, float) else value}"
+            for name, value in made.items()
+            if name not in _NOT_PRINTED
+        )
         print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
         scores.append(score)
     return scores

@@ -30,6 +30,8 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
     check_source(source, arguments.revision)
     hub: dict[str, Any] = {} if arguments.revision is None else {"revision": arguments.revision}
     fields = {name: value for name in arguments.choices if (value := getattr(arguments, name)) is not None}
+    if "router_layers" in fields:  # those of the model are of other layers
+        fields.setdefault("router_layer_weights", None)
     check_effects(fields, fields)  # before the weights are loaded, where that is possible
     model = MoEEModel.from_pretrained(source, dtype=dtype, device_map=device, **hub, **fields)
     check_effects(fields, vars(model.config))

@@ -132,11 +132,9 @@ def test_every_command_explains_itself():
     commands = next(
         action.choices for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)
     )
-    assert list(commands) == [
-        *("similarity", "embed", "calibrate", "evaluate", "robustness", "complementarity", "info", "backbones")
-    ]
-    for command in commands.values():
-        assert "In Python: " in command.description
+    assert {"similarity", "embed", "calibrate", "evaluate", "robustness", "complementarity", "info"} < commands.keys()
+    for name, command in commands.items():
+        assert ("In Python: " in command.description) == (name != "examples")
 
 
 def test_empty_input_is_an_error(tmp_path, capsys, monkeypatch):
@@ -276,6 +274,15 @@ def test_errors_are_one_sentence(error, printed, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(f"moee: {printed}")
 
 
+def test_an_interruption_is_130(monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MoEEModel, "from_pretrained", interrupt)
+    assert main(["similarity", "a"]) == 130
+    assert capsys.readouterr().err == "moee: interrupted\n"
+
+
 def test_without_a_command_there_is_help(capsys):
     assert main([]) == 0
     assert "similarity" in capsys.readouterr().out
@@ -290,3 +297,14 @@ def test_info_names_what_a_call_need_not_say(tmp_path, capsys):
     assert (rows["default"], rows["pooling"], rows["length"]) == ("sum, alpha 0.25", "mean", "77 tokens")
     assert rows["prompt"].startswith("tone, ")
     assert rows["prompt"].endswith(' + none, "{text}"')
+
+
+def test_layers_of_flags_count_alike_whatever_the_models_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = MoEEConfig.from_pretrained(CHECKPOINT)
+    config.choose(router_layer_weights=[1.0, 0.0, 2.0, 0.0, 1.0])
+    MoEEModel.from_pretrained(CHECKPOINT, config=config, dtype="float32").save_pretrained("weighted")
+    (tmp_path / "in.txt").write_text("one\ntwo\n")
+    assert main(["embed", "in.txt", "--output", "out.npy", "--router-layers", "0", "-1", "--model", "weighted"]) == 0
+    expected = MoEEModel.from_pretrained(CHECKPOINT, dtype="float32", router_layers=[0, -1]).encode(["one", "two"])
+    assert np.load("out.npy") == pytest.approx(expected, abs=1e-6)
