@@ -1,4 +1,4 @@
-"""Folders and digests of files."""
+"""Folders, what comes with the package, and digests of files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def check_new_folder(folder: str | os.PathLike[str]) -> Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: expected a new or empty folder; there is something. Name another.")
     return path
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a file or folder of `configs/`: inside the installed package, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "configs"
+    return (installed if installed.is_dir() else package.with_name("configs")) / name
 
 
 def sha256(path: Path) -> str:

@@ -22,8 +22,7 @@ from ..model.modeling_moee import MoEEModel
 from .card import EXAMPLES, combinations_of, model_card
 from .recipes import Recipe, check_repo_id
 from .record import CARD_NAME, BuildRecord, digests
-
-VERIFICATION_NAME = "verification.safetensors"
+from .verifying import VERIFICATION_NAME
 
 
 def build(

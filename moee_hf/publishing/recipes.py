@@ -9,11 +9,9 @@ from typing import Any
 
 import yaml
 
+from ..files.folders import shipped
 from ..model.configuration_moee import CHOICE_FIELDS, MoEEConfig
 from ..model.hub_moee import is_repo_id
-
-# in the installed package, and in a checkout
-_FOLDERS = (Path(__file__).with_name("configs"), Path(__file__).parents[2] / "configs")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def recipe_of(source: str, repo_id: str | None = None, license_id: str | None = 
 def _recipe_file(source: str) -> Path:
     if os.path.exists(source):
         return Path(source)
-    recipes = {path.stem: path for folder in _FOLDERS for path in sorted(folder.glob("*.yaml"))}
+    recipes = {path.stem: path for path in sorted(shipped("").glob("*.yaml"))}
     if source not in recipes:
         raise ValueError(
             f"{source}: expected a folder with a saved model, a recipe in YAML, or the name of one "

@@ -6,11 +6,11 @@ import pytest
 from huggingface_hub import ModelCard
 from support.common import CHECKPOINT, TEXTS
 from support.hub import card_errors
-from support.publishing import load_script, recipe_file, run
+from support.publishing import recipe_file, run
 
 from moee_hf import MoEEModel
 from moee_hf.model import hub_moee
-from moee_hf.publishing import build, push, read_recipe
+from moee_hf.publishing import build, push, read_recipe, verifying
 
 
 def test_card(hub, built):
@@ -69,7 +69,7 @@ def test_the_card_of_a_calibrated_model(tmp_path, monkeypatch):
     assert 'combination="' not in text
     assert '| `"concat"` |' in text
     assert '| `"hs"` |' not in text
-    assert load_script("verify").main([str(folder), "--tolerance", "0"]) == 0
+    assert verifying.main([str(folder), "--tolerance", "0"]) == 0
 
 
 def test_the_validator_can_refuse():

@@ -1,12 +1,16 @@
 """Recipes: those of this repository, and what is wrong with others."""
 
+import shutil
+import tomllib
+
 import pytest
 import yaml
 from support.common import ROOT
 from support.hub import card_errors
 from support.publishing import recipe_file
 
-from moee_hf.publishing import read_recipe
+from moee_hf.files import folders
+from moee_hf.publishing import read_recipe, recipe_of
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -47,3 +51,12 @@ def test_recipes_that_are_none(tmp_path, content):
     (tmp_path / "recipe.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"recipe\.yaml: expected (a mapping|YAML)"):
         read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_recipes_travel_with_the_wheel(tmp_path, monkeypatch):
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in wheel["force-include"].items():
+        shutil.copytree(ROOT / source, tmp_path / target)
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "moee_hf" / "files" / "folders.py"))
+    assert folders.shipped("paper/olmoe.yaml").is_relative_to(tmp_path)
+    assert recipe_of("olmoe-1b-7b") == read_recipe(ROOT / "configs" / "olmoe-1b-7b.yaml")

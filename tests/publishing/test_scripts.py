@@ -8,16 +8,16 @@ from functools import partial
 import huggingface_hub
 import numpy as np
 import pytest
-from support.common import CHECKPOINT, ROOT, TEXTS, without_digests
+from support.common import BACKBONE, CHECKPOINT, ROOT, TEXTS, without_digests
 from support.publishing import SCRIPTS, load_script, recipe_file, run
 
 from moee_hf import MoEEModel
-from moee_hf.publishing import build, push, read_recipe
+from moee_hf.publishing import build, push, read_recipe, verifying
 
 
 def in_process(capsys, name, *arguments):
     """Run a script's `main` here; a process costs some seconds to start, and tells no more of errors."""
-    returncode = load_script(name).main(list(map(str, arguments)))
+    returncode = (verifying if name == "verify" else load_script(name)).main(list(map(str, arguments)))
     printed = capsys.readouterr()
     return subprocess.CompletedProcess(arguments, returncode, printed.out, printed.err)
 
@@ -117,3 +117,20 @@ def test_no_network_is_a_sentence(built, monkeypatch, capsys):
     done = in_process(capsys, "verify", "author/published")
     assert done.returncode == 1
     assert re.fullmatch(r"verify: .*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nothing", "there is no such folder, and the Hub has no such repository"),
+        ("no/such/folder", "there is no such folder, and no repository can have this id"),
+        ("", "there is no such folder, and no repository can have this id"),
+        ("lab/backbone", "it has no verification.safetensors"),
+        (str(ROOT / "configs"), "expected a folder made by build; it has no verification.safetensors"),
+    ],
+)
+def test_what_cannot_be_verified_is_a_sentence(hub, name, problem, capsys):
+    hub.add("lab/backbone", BACKBONE)
+    done = in_process(capsys, "verify", name)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"verify: .*{re.escape(problem)}.*\.\n", done.stderr)

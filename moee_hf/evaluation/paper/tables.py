@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 import yaml
 
+from ...files.folders import shipped
 from ..scores import Score
 from ..tables import Cell, Table
 
-# in the wheel, and in a checkout
-_FOLDERS = (Path(__file__).with_name("published"), Path(__file__).parents[3] / "configs" / "paper")
 # the set that other papers' average of STS leaves out
 _NOT_IN_STS7 = "BIOSSES"
 _Key = tuple[str, str, str]  # task, prompt, combination
@@ -47,7 +45,7 @@ class Paper:
 
 def papers() -> list[str]:
     """Return the names of the backbones that there are numbers of."""
-    return sorted(path.stem for folder in _FOLDERS for path in folder.glob("*.yaml"))
+    return sorted(path.stem for path in shipped("paper").glob("*.yaml"))
 
 
 def read_paper(name: str) -> Paper:
@@ -59,8 +57,8 @@ def read_paper(name: str) -> Paper:
     Raises:
         ValueError: If it is none.
     """
-    path = next((path for folder in _FOLDERS if (path := folder / f"{name}.yaml").is_file()), None)
-    if path is None:
+    path = shipped(f"paper/{name}.yaml")
+    if name not in papers():
         raise ValueError(f"paper: expected one of {', '.join(papers())}; got {name!r}.")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     published = {

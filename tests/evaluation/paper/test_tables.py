@@ -3,7 +3,6 @@
 import statistics
 
 import pytest
-from support.common import ROOT
 
 from moee_hf.evaluation.paper.tables import paper_table, papers, read_paper
 from moee_hf.evaluation.scores import Score
@@ -69,7 +68,3 @@ def test_averages_of_ours():
     assert ours["average of 7, without BIOSSES", "STS", "prompteol"] == pytest.approx(statistics.mean(seven))
     expected = statistics.mean(statistics.mean(part) for part in by_type.values())
     assert ours["average", "all", "prompteol"] == pytest.approx(expected)
-
-
-def test_published_numbers_travel_with_the_wheel():
-    assert 'configs/paper" = "moee_hf/evaluation/paper/published"' in (ROOT / "pyproject.toml").read_text()
