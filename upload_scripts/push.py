@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from moee_hf.publishing import files_to_push, push
+from moee_hf.publishing import files_to_push, push, table_of_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,9 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.dry_run:
-            files = files_to_push(arguments.folder)
-            for name, size in [*files.items(), ("total", sum(files.values()))]:
-                print(f"{size:>15,}  {name}")
+            print("\n".join(table_of_files(files_to_push(arguments.folder))))
             return 0
         commit = push(arguments.folder, private=arguments.private or None)
     except (OSError, ValueError) as error:

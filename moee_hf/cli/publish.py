@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -36,18 +37,16 @@ def add_publish_command(commands: Commands) -> None:
     parser.add_argument("--device", default="cpu", help="where embeddings for the card are computed: cpu, cuda, auto")
     parser.add_argument("--push", action="store_true", help="push it to the Hub")
     parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="do all but push: list the files that would be, and their sizes"
+    )
     set_run(parser, _publish)
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    if not arguments.push and arguments.output is None:
-        raise ValueError("publish: expected --output FOLDER, or --push; got neither. Name a folder, or push.")
-    if arguments.private and not arguments.push:
-        raise ValueError(
-            "private: expected --push beside it, as it has no effect otherwise. Leave one of the two out."
-        )
+    _check_flags(arguments)
     import_transformers()
-    from ..publishing import build, files_to_push, push, recipe_of
+    from ..publishing import build, files_to_push, push, recipe_of, table_of_files
 
     recipe = recipe_of(arguments.source, arguments.repo_id, arguments.license)
     with tempfile.TemporaryDirectory() as temporary:
@@ -57,9 +56,35 @@ def _publish(arguments: argparse.Namespace) -> None:
             reference=False if arguments.full else None,
             device_map=arguments.device,
         )
-        if not arguments.push:
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            print(f"{folder}: {size:,} bytes, of which README.md may be edited", file=sys.stderr)
-            return
-        files_to_push(folder)  # what it refuses is refused before the Hub is asked
-        print(push(folder, private=arguments.private or None).commit_url)
+        if arguments.push or arguments.dry_run:
+            files = files_to_push(folder)  # what it refuses is refused before the Hub is asked
+        _verify(folder, arguments.device)
+        if arguments.dry_run:
+            print("\n".join(table_of_files(files)))
+        elif arguments.push:
+            print(push(folder, private=arguments.private or None).commit_url)
+        if arguments.output is not None:
+            print(f"{folder}: built; README.md may be edited", file=sys.stderr)
+
+
+def _check_flags(arguments: argparse.Namespace) -> None:
+    if not (arguments.push or arguments.dry_run or arguments.output is not None):
+        raise ValueError("publish: expected --output FOLDER, --push or --dry-run; got none of them. Give one.")
+    if arguments.private and not arguments.push:
+        raise ValueError(
+            "private: expected --push beside it, as it has no effect otherwise. Leave one of the two out."
+        )
+
+
+def _verify(folder: Path, device: str) -> None:
+    """Compare a folder with its build in a process that cannot import this package, as whoever loads it has it."""
+    from ..publishing import verifying
+
+    program = [sys.executable, "-P", verifying.__file__, str(folder), "--device", device]
+    done = subprocess.run(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", check=False)
+    print(done.stdout, end="", file=sys.stderr)
+    if done.returncode:
+        raise ValueError(
+            f"{folder}: expected the embeddings of the build from whoever loads it without this package; see above "
+            "what came. Nothing was pushed."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -42,6 +43,12 @@ def files_to_push(folder: str | os.PathLike[str]) -> dict[str, int]:
     _check_pinned(folder, record)
     _check_licence(folder / CARD_NAME)
     return {name: (folder / name).stat().st_size for name in sorted([*now, CARD_NAME, RECORD_NAME])}
+
+
+def table_of_files(files: Mapping[str, int]) -> Iterator[str]:
+    """Yield a line for each file that `files_to_push` returned, and one for all of them."""
+    for name, size in [*files.items(), ("total", sum(files.values()))]:
+        yield f"{size:>15,}  {name}"
 
 
 def _check_pinned(folder: Path, record: BuildRecord) -> None:

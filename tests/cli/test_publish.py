@@ -4,6 +4,7 @@ import json
 
 import pytest
 from huggingface_hub import ModelCard
+from safetensors.numpy import save_file
 from support.common import BACKBONE, CHECKPOINT, TEXTS, assert_same
 from support.publishing import recipe_file
 
@@ -21,14 +22,26 @@ def calibrated(tmp_path) -> MoEEModel:
     return model
 
 
+@pytest.fixture
+def unverified(monkeypatch):
+    """The process that verifies takes seconds; one test is enough."""
+    monkeypatch.setattr("moee_hf.cli.publish._verify", lambda folder, device: None)
+
+
 def test_a_calibrated_model_is_published_with_a_card(hub, calibrated, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     publish = ["publish", "calibrated", "--repo-id", "trial", "--license", "mit"]
-    assert main([*publish, "--output", "out"]) == 0
+    assert main([*publish, "--output", "out", "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert "verified: max difference 0.0e+00" in printed.err
+    listed = dict(reversed(line.split()) for line in printed.out.splitlines())
+    sizes = {path.name: f"{path.stat().st_size:,}" for path in (tmp_path / "out").iterdir()}
+    assert {name: size for name, size in listed.items() if name != "total"} == sizes
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data["license"] == "mit"
     assert "standardized with the statistics of a corpus" in card.text
     assert not hub.repositories
+    monkeypatch.setattr("moee_hf.cli.publish._verify", lambda folder, device: None)
     assert main([*publish, "--push", "--private"]) == 0
     assert "author/trial/commit/" in capsys.readouterr().out
     assert hub.repositories["author/trial"].private
@@ -36,7 +49,7 @@ def test_a_calibrated_model_is_published_with_a_card(hub, calibrated, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["cache", "calibrated", "out"]
 
 
-def test_weights_that_are_on_the_hub_stay_there(hub, tmp_path, monkeypatch):
+def test_weights_that_are_on_the_hub_stay_there(hub, unverified, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hub.add("lab/backbone", BACKBONE)
     recipe = str(recipe_file(tmp_path))
@@ -52,7 +65,7 @@ def test_weights_that_are_on_the_hub_stay_there(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["calibrated"], "publish: expected --output FOLDER, or --push; got neither"),
+        (["calibrated"], "publish: expected --output FOLDER, --push or --dry-run; got none of them"),
         (["calibrated", "--output", "out"], "repo_id: expected the repository for a folder"),
         (
             ["nothing", "--output", "out"],
@@ -69,6 +82,21 @@ def test_what_cannot_be_published(hub, calibrated, tmp_path, monkeypatch, capsys
     assert message.replace("repo_id:", "--repo-id:") in capsys.readouterr().err.replace("repo_id:", "--repo-id:")
     assert not hub.repositories
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_comes_out_otherwise_is_not_pushed(hub, calibrated, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def save_others(vectors, *arguments, **options):
+        save_file({name: -vector for name, vector in vectors.items()}, *arguments, **options)
+
+    monkeypatch.setattr("moee_hf.publishing.building.save_file", save_others)
+    assert main(["publish", "calibrated", "--repo-id", "trial", "--license", "mit", "--push"]) == 1
+    error = capsys.readouterr().err
+    assert "NOT the same: max difference" in error
+    assert "Nothing was pushed." in error.splitlines()[-1]
+    assert not hub.repositories
 
 
 def test_recipes_come_with_the_package(tmp_path, capsys):
