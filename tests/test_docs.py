@@ -15,7 +15,7 @@ from support import update_docs
 from support.common import BACKBONE, ROOT, TEXTS
 
 from moee_hf import MoEEModel
-from moee_hf.cli import build_parser
+from moee_hf.cli import build_parser, main
 from moee_hf.model.choices_moee import COMBINATIONS
 from moee_hf.model.configuration_moee import CHOICE_FIELDS
 from moee_hf.publishing import Recipe
@@ -43,8 +43,8 @@ def blocks(language, *names):
     return [(name, code) for name, codes in found for code in codes]
 
 
-def lines_of_bash():
-    return [line for _, code in blocks("bash") for line in code.replace("\\\n", "").split("\n")]
+def lines_of_bash(*names):
+    return [line for _, code in blocks("bash", *names) for line in code.replace("\\\n", "").split("\n")]
 
 
 FIRST, TESTS = (code for _, code in blocks("bash", "README.md")[:2])
@@ -129,13 +129,20 @@ def test_python_examples_with_mteb(code, model, data, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_offline_trial_of_publishing(tmp_path):
-    ((_, trial),) = (block for block in blocks("bash") if "configs/embedded.yaml" in block[1])
-    for command in trial.split(" && "):
-        python, *arguments = shlex.split(command)
-        assert python == "python"
-        arguments = [str(ROOT / name) if (ROOT / name).is_file() else name for name in arguments]
-        subprocess.run([sys.executable, *arguments], check=True, cwd=tmp_path)
+def test_commands_run_as_written(tmp_path, monkeypatch):
+    """Those of two documents that need no network, one after the other in a new folder."""
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of_bash("README.md", "upload_scripts/README.md")
+    commands = [part for line in lines for part in line.split(" && ")]
+    offline = [part for part in commands if re.search("examples|trial|moee info$|moee backbones", part)]
+    assert len(offline) == 7
+    for command in offline:
+        program, *arguments = shlex.split(command)
+        if program == "moee":
+            assert main(arguments) == 0, command
+        else:
+            script, *arguments = arguments
+            subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
 
 
 @pytest.mark.parametrize("document", DOCS)
@@ -203,7 +210,7 @@ def test_table_of_fields_is_whole():
 
 def test_commands_of_the_package_parse():
     """Every command `moee` of the documents has flags that exist."""
-    commands = [line for line in lines_of_bash() if line.startswith("moee ")]
+    commands = [part for line in lines_of_bash() for part in line.split(" && ") if part.startswith("moee ")]
     assert len(commands) >= 10
     for command in commands:
         build_parser().parse_args(shlex.split(command)[1:])
