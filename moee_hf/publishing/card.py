@@ -86,7 +86,7 @@ def _metadata(model: MoEEModel, recipe: Recipe) -> ModelCardData:
 def _weights(model: MoEEModel, reference: bool) -> dict[str, str]:
     """Where the weights come from, and where they are."""
     base, commit = model.origin.base or (None, None)
-    name = base or "A backbone that is not on the Hub"
+    name = base or f"A mixture of experts ({model.config.backbone_config.model_type})"
     return {
         "backbone": f"[{name}](https://huggingface.co/{name})" if base else name,
         "origin": f"{name} at commit `{commit}`" if base else "weights that are not on the Hub",
@@ -115,6 +115,7 @@ def _choices(config: MoEEConfig) -> dict[str, str]:
         "combination": config.combination,
         "alpha": f" with alpha {config.alpha:g}" if config.combination == "sum" else "",
         "pooling": config.pooling,
+        "cone": "" if config.standardize else "Embeddings of an untrained model lie in a narrow cone. ",
         "details": "".join(f" {detail}" for detail in _details(config)),
         "prompts": (
             f"the prompt {prompts[0]}"
@@ -133,7 +134,8 @@ def _details(config: MoEEConfig) -> Iterator[str]:
     if len(config.router_indices) < config.router_shape[0]:
         yield f"RW come from {len(config.router_indices)} of {config.router_shape[0]} MoE layers."
     if config.standardize:
-        yield "HS and RW are standardized with the statistics of a corpus, which the repository holds."
+        routing = "centred" if config.router_standardization == "center" else "standardized"
+        yield f"HS is standardized, and RW are {routing}, with the statistics of a corpus, which the repository holds."
     if config.dimensions is not None:
         yield f"Embeddings are projected on {config.dimensions} principal components of that corpus."
 

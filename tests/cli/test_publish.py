@@ -39,7 +39,8 @@ def test_a_calibrated_model_is_published_with_a_card(hub, calibrated, tmp_path, 
     assert {name: size for name, size in listed.items() if name != "total"} == sizes
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data["license"] == "mit"
-    assert "standardized with the statistics of a corpus" in card.text
+    assert "HS is standardized, and RW are centred, with the statistics of a corpus" in card.text
+    assert "narrow cone" not in card.text
     assert not hub.repositories
     monkeypatch.setattr("moee_hf.cli.publish._verify", lambda folder, device: None)
     assert main([*publish, "--push", "--private"]) == 0

@@ -16,6 +16,7 @@ from moee_hf.publishing import build, push, read_recipe, verifying
 def test_card(hub, built):
     text = (built / "README.md").read_text()
     assert card_errors(text) == []
+    assert "narrow cone" in text
     card = ModelCard(text)
     card.validate()  # asks the Hub
     assert hub.requests("POST /api/validate-yaml")
