@@ -2,76 +2,41 @@
 
 import json
 import random
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from support.common import CHECKPOINT
+from support.common import GOLDEN
 from support.tiny_backbones import tiny_config
+from transformers import AutoConfig
 
 from moee_hf import MoEEConfig, MoEEModel
 
-FIELDS = [*MoEEConfig.__annotations__, "model_type", "dtype", "use_cache", "architectures", "id2label", "num_labels"]
+OWN_FIELDS = list(MoEEConfig.__annotations__)
+OTHER_FIELDS = "model_type dtype torch_dtype use_cache architectures id2label num_labels return_dict hidden_size mix"
+FIELDS = [*OWN_FIELDS, *OTHER_FIELDS.split(), "projection_dim", "poling"]
 BACKBONE_FIELDS = [*tiny_config("olmoe").to_dict(), "no_such_field"]
-VALUES = [
-    *(None, True, False, 0, 1, -1, 2, 7, 10**400, 1.5, -0.5, float("nan"), float("inf"), 1e308),
-    *(
-        "",
-        "a",
-        "mean",
-        "clr",
-        "sum",
-        "False",
-        "{text}",
-        "\ud800",
-        "olmoe",
-        "moee",
-        "float32",
-        "flnat32",
-        "../x",
-        "a/b",
-    ),
-    *(
-        [],
-        [0],
-        [0, 0],
-        [-1],
-        ["a"],
-        [None],
-        [1e400],
-        [[0]],
-        (0, 1),
-        {},
-        {"a": 1},
-        {"a": "{text}"},
-        {"model_type": "moee"},
-    ),
-    *(np.int64(1), np.float32(1.5), np.bool_(True), np.array([0, 1]), np.array("a"), torch.float32, torch.ones(1)),
-    *(b"bytes", object, {1: 2}, {1, 2}, range(2)),
-]
-IN_JSON = [
-    value
-    for value in VALUES
-    if not isinstance(value, np.generic | np.ndarray | torch.Tensor | bytes | set | range | type)
-]
-IN_JSON = [value for value in IN_JSON if value is not torch.float32]
-
-
-def is_one_sentence(error: Exception) -> bool:
-    message = str(error)
-    return (
-        isinstance(error, ValueError | TypeError | OSError) and bool(message) and not isinstance(error, UnicodeError)
-    )
+SAVED_AS_THEY_ARE = set(OWN_FIELDS) - {"backbone_config", "digests"}
+# what says where or how a model runs
+LOADING = "dtype device_map revision subfolder attn_implementation experts_implementation variant gguf_file"
+NUMBERS = [None, True, False, 0, 1, -1, 2, 7, 10**400, 1.5, -0.5, float("nan"), float("inf"), 1e308]
+WORDS = ["a", "mean", "clr", "sum", "False", "{text}", "olmoe", "moee", "float32", "flnat32", "../x", "a/b"]
+LISTS = [[], [0], [0, 0], [-1], ["a"], [None], [1e400], [[0]]]
+MAPPINGS = [{}, {"a": 1}, {"a": "{text}"}, {"model_type": "moee"}, {"model_type": []}]
+IN_JSON = [*NUMBERS, "", "\ud800", *WORDS, *LISTS, *MAPPINGS]
+NUMPY = [np.int64(1), np.float32(1.5), np.bool_(True), np.array([0, 1]), np.array("a")]
+VALUES = [*IN_JSON, *NUMPY, torch.float32, torch.ones(1), (0, 1), b"bytes", object, {1: 2}, {1, 2}, range(2)]
 
 
 def attempt(function, *args, **kwargs):
-    """What a call gives; None if it is refused as it should be."""
+    """What a call gives, and the sentence with which it is refused; None in place of the other."""
     try:
-        return function(*args, **kwargs)
+        return function(*args, **kwargs), None
     except Exception as error:
-        assert is_one_sentence(error), (type(error), str(error), args, kwargs)  # noqa: PT017
-        return None
+        is_sentence = isinstance(error, ValueError | TypeError | OSError) and not isinstance(error, UnicodeError)
+        assert is_sentence, (type(error), str(error), args, kwargs)  # noqa: PT017
+        assert len(str(error)) > 20, (type(error), str(error), args, kwargs)  # noqa: PT017
+        return None, str(error)
 
 
 def random_fields(choices, values) -> dict:
@@ -84,71 +49,60 @@ def random_fields(choices, values) -> dict:
 
 @pytest.mark.filterwarnings("ignore")
 def test_configurations_in_memory(tmp_path):
-    choices, built = random.Random(0), 0
+    choices, num_built = random.Random(0), 0
     for _ in range(400):
         fields = random_fields(choices, VALUES)
-        if (config := attempt(MoEEConfig, **fields)) is None:
+        config, _ = attempt(MoEEConfig, **fields)
+        if config is None:
             continue
         config.save_pretrained(tmp_path)
-        if "backbone_config" in fields and (model := attempt(MoEEModel.without_weights, config)) is not None:
-            attempt(lambda model=model: model.config.embedding_size)
-            built += 1
-    assert 20 < built < 380
+        saved = MoEEConfig.from_pretrained(tmp_path).to_dict()
+        assert all(saved[name] == getattr(config, name) for name in SAVED_AS_THEY_ARE), fields
+        if "backbone_config" in fields:
+            model, _ = attempt(MoEEModel.without_weights, config)
+            num_built += model is not None and model.config.embedding_size > 0
+    assert 20 < num_built < 380
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_configurations_in_files(tmp_path):
-    choices, read = random.Random(1), 0
+    choices, num_read = random.Random(1), 0
     path, beside = tmp_path / "config.json", tmp_path / "moee_config.json"
     for _ in range(400):
-        fields = random_fields(choices, IN_JSON)
-        kind = choices.choice(["moee", "plain", "beside", "damaged"])
+        fields, kind = random_fields(choices, IN_JSON), choices.choice(["moee", "plain", "beside", "damaged"])
         backbone = fields.get("backbone_config") or tiny_config("olmoe").to_dict()
-        beside.unlink(missing_ok=True)
-        if kind == "moee":
-            text = json.dumps({"model_type": "moee", "backbone_config": backbone} | fields)
-        elif kind == "damaged":
-            text = json.dumps({"model_type": "moee"} | fields)
+        text = json.dumps(backbone)
+        if kind in ("moee", "damaged"):
+            text = json.dumps({"backbone_config": backbone} | fields | {"model_type": "moee"})
+        if kind == "damaged":
             text = text[: choices.randrange(len(text))]
-        else:
-            text = json.dumps(backbone)
-        if kind == "beside":
-            beside.write_text(json.dumps({name: value for name, value in fields.items() if name != "backbone_config"}))
         path.write_text(text)
-        config = attempt(MoEEConfig.from_pretrained, tmp_path)
-        read += config is not None
-        if config is not None and isinstance(config.backbone_config.hidden_size, int):
+        beside.unlink(missing_ok=True)
+        if kind == "beside":
+            fields.pop("backbone_config", None)
+            beside.write_text(json.dumps(fields))
+        config, sentence = attempt(MoEEConfig.from_pretrained, tmp_path)
+        assert sentence is None or str(tmp_path) in sentence, (kind, fields, sentence)
+        if kind == "moee":
+            other, problem = attempt(AutoConfig.from_pretrained, tmp_path)
+            assert problem == sentence
+            assert config is None or other.to_json_string() == config.to_json_string()
+        if config is not None:
             attempt(MoEEModel.without_weights, config)
-    assert 20 < read < 380
+        num_read += config is not None
+    assert 20 < num_read < 380
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_arguments_of_loading(tmp_path):
-    folder = shutil.copytree(CHECKPOINT, tmp_path / "model")
-    # what only changes where or how things are run is another matter
-    names = [
-        *MoEEConfig.__annotations__,
-        *tiny_config("olmoe").to_dict(),
-        "dtype",
-        "device_map",
-        "revision",
-        "subfolder",
-    ]
-    names += [
-        "attn_implementation",
-        "experts_implementation",
-        "variant",
-        "gguf_file",
-        "verify_weights",
-        "foo",
-        "poling",
-    ]
-    choices, loaded = random.Random(2), 0
-    for _ in range(200):
-        name = choices.choice(names)
-        model = attempt(MoEEModel.from_pretrained, folder, **{name: choices.choice(VALUES)})
-        if model is not None and model.config.max_length is None:
-            vector = attempt(model.encode, "A text.")
-            assert vector is None or np.isfinite(vector).all()
-            loaded += 1
-    assert 10 < loaded < 190
+def test_arguments_of_loading():
+    names = [*FIELDS, *BACKBONE_FIELDS, *LOADING.split(), "verify_weights", "output_loading_info"]
+    choices, num_loaded = random.Random(2), 0
+    for _ in range(120):
+        name, value = choices.choice(names), choices.choice(VALUES)
+        result, _ = attempt(MoEEModel.from_pretrained, GOLDEN / "olmoe", **{name: value})
+        model = result[0] if isinstance(result, tuple) else result
+        if model is not None:
+            output, _ = attempt(model, torch.tensor([[5, 6, 7, 8]]))
+            assert output is None or output.embeddings.isfinite().all()
+            num_loaded += 1
+    assert 10 < num_loaded < 110
