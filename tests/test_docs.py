@@ -12,10 +12,11 @@ from functools import partial
 import pytest
 import transformers
 from support import update_docs
-from support.common import BACKBONE, ROOT, TEXTS
+from support.common import BACKBONE, CHECKPOINT, ROOT, TEXTS
 
 from moee_hf import MoEEModel
 from moee_hf.cli import build_parser, main
+from moee_hf.model import hub_moee
 from moee_hf.model.choices_moee import COMBINATIONS
 from moee_hf.model.configuration_moee import CHOICE_FIELDS
 from moee_hf.publishing import Recipe
@@ -128,17 +129,25 @@ def test_python_examples_with_mteb(code, model, data, monkeypatch, tmp_path):
     assert len(list(tmp_path.rglob("STSBenchmark.json"))) == len(COMBINATIONS)
 
 
-@pytest.mark.slow
 def test_commands_run_as_written(tmp_path, monkeypatch):
-    """Those of two documents that need no network, one after the other in a new folder."""
+    """Those of two documents that need no network, in a new folder, without packages that are not installed first.
+
+    A small model is in place of the embedded one, and the process that verifies it is tested with `moee publish`.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(hub_moee._ALIASES, "embedded", str(CHECKPOINT))
+    monkeypatch.setattr("moee_hf.cli.publish._verify", lambda folder, device: None)
     lines = lines_of_bash("README.md", "upload_scripts/README.md")
-    offline = [line for line in lines if re.search("examples|trial|moee info$|moee backbones", line)]
-    assert len(offline) == 6
-    for command in offline:
+    offline = [line for line in lines if re.search(r"examples|trial|moee info my|moee backbones", line)]
+    assert len(offline) == 7
+    for line in offline:
+        *installed, command = line.split(" && ")
         moee, *arguments = shlex.split(command)
         assert moee == "moee"
-        assert main(arguments) == 0, command
+        with monkeypatch.context() as without:
+            for package in {"pyarrow", "mteb"} - {line.removeprefix("pip install ") for line in installed}:
+                without.setitem(sys.modules, package, None)
+            assert main(arguments) == 0, command
 
 
 @pytest.mark.parametrize("document", DOCS)
