@@ -2,6 +2,7 @@
 
 import doctest
 import fnmatch
+import logging
 import os
 import re
 import shlex
@@ -71,27 +72,33 @@ def test_continuous_integration_runs_the_test_command():
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """How many examples of the README fail, and the folder that they ran in."""
-    folder = tmp_path_factory.mktemp("examples")
+    """How many examples of the README fail, the folder that they ran in, and what was logged that it does not show."""
+    folder, records = tmp_path_factory.mktemp("examples"), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
+        for name in (None, "transformers"):  # whose records go no further
+            monkeypatch.setattr(logging.getLogger(name), "handlers", [handler])
         readme = str(ROOT / "README.md")
-        return doctest.testfile(readme, module_relative=False, extraglobs={"texts": TEXTS}).failed, folder
+        failed = doctest.testfile(readme, module_relative=False, extraglobs={"texts": TEXTS}).failed
+    return failed, folder, [record.getMessage() for record in records]
 
 
 def test_python_examples(examples):
-    failed, _ = examples
+    failed, _, logged = examples
     assert failed == 0
+    assert logged == []
 
 
 def test_save_example_runs(examples):
     """In the package's own process no remote code is loaded; the other process is tested with the checkpoints."""
-    _, folder = examples
+    _, folder, _ = examples
     assert (folder / "my-moee-model" / "model.safetensors").is_file()
 
 
 def test_layouts_name_every_file_of_a_saved_model(examples):
-    _, folder = examples
+    _, folder, _ = examples
     saved = {path.name for path in (folder / "my-moee-model").iterdir()}
     assert {"handler.py", "statistics.safetensors"} <= saved
     section = DOCS["upload_scripts/README.md"].partition("## What lies where")[2].partition("\n## ")[0]
