@@ -66,8 +66,17 @@ def _that_matters(name: str, content: bytes) -> bytes:
 
 def digest_of_config(fields: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the content of a `config.json`, but for the digests in it and the code that it names."""
-    content = {name: value for name, value in fields.items() if name not in _OF_THE_PLACE}
+    content = {name: _as_read(value) for name, value in fields.items() if name not in _OF_THE_PLACE}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _as_read(value: Any) -> Any:
+    """Return a value with infinity where transformers writes `{"__float__": "Infinity"}`, as it reads it."""
+    if isinstance(value, list):
+        return [_as_read(part) for part in value]
+    if isinstance(value, dict):
+        return float(value["__float__"]) if "__float__" in value else {key: _as_read(value[key]) for key in value}
+    return value
 
 
 def check_config(source: str, fields: Mapping[str, Any]) -> None:

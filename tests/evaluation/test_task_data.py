@@ -33,7 +33,10 @@ PAIR = '{"sentence1": "x", "sentence2": "y", %s}\n'
         ({"clustering/a.jsonl": '{"text": "\\ud800", "label": "y"}\n'}, "line 1: expected 'text' of type str"),
         ({"sts/.jsonl": PAIR}, "expected NAME.SPLIT.jsonl, one of each"),
         ({"sts/a.jsonl": PAIR, "sts/a.test.jsonl": PAIR}, "expected NAME.SPLIT.jsonl, one of each"),
-        ({"sts/a.test.jsonl.gz": "no gzip"}, "a.test.jsonl.gz: expected a file packed by gzip; got a damaged one"),
+        (
+            {"sts/a.test.jsonl.gz": "no gzip"},
+            "a.test.jsonl.gz, line 1: expected a file packed by gzip; got a damaged one",
+        ),
         ({"sts/a.dev.jsonl": "", "sts/a.extra.jsonl": ""}, "expected a with the split 'test'; got 'dev', 'extra'"),
         ({"classification/a.test.jsonl": '{"text": "x", "label": "y"}\n'}, "expected a file of the split 'train'"),
         (
