@@ -17,6 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 _OF_LOADING = {"dtype", "torch_dtype", "quantization_config", "attn_implementation", "experts_implementation"}
 # those of AutoModel and of the Hub's client that `PreTrainedModel.from_pretrained` does not name
 _OF_OTHERS = {"verify_weights", "code_revision", "mirror", "resume_download", "adapter_kwargs", "low_cpu_mem_usage"}
+# what configurations and models have an object for each of, wherever the weights lie
+_LIMITS = {"num_hidden_layers": 10_000, "num_layers": 10_000, "n_layers": 10_000, "num_labels": 1_000_000}
 
 
 @contextlib.contextmanager
@@ -81,6 +83,7 @@ def set_backbone_fields(config: PreTrainedConfig, arguments: dict[str, Any]) -> 
         current, value = getattr(config, name), as_json_has_it(arguments.pop(name))
         if name == "model_type" and value != current:
             raise ValueError(f"model_type: expected {current!r}, as the checkpoint is; got {value!r}. Leave it out.")
+        _check_limits("from_pretrained", {name: value})
         with in_one_sentence(f"{name}: expected a value for a {config.model_type} backbone"):
             if isinstance(current, PreTrainedConfig) and isinstance(value, dict):
                 value = type(current)(**current.to_dict() | value)
@@ -98,10 +101,24 @@ def _cut_layer_types(config: PreTrainedConfig, num_layers: int) -> None:
             setattr(config, name, value[:num_layers])
 
 
-def check_dtypes(where: str, fields: Mapping[str, Any]) -> None:
-    """Raise `ValueError` if a dtype among fields is none of torch; `where` says whose fields they are."""
+def check_fields(where: str, fields: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for what transformers does not check: a dtype that is none, a number that fills the memory.
+
+    Args:
+        where: Whose fields they are.
+        fields: Fields of any configuration, or arguments of loading.
+    """
     for name in ("dtype", "torch_dtype"):
         check_dtype(f"{where}.{name}", fields.get(name))
+    _check_limits(where, fields)
+
+
+def _check_limits(where: str, fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            _check_limits(f"{where}.{name}", value)
+        elif isinstance(value, int) and value > (limit := _LIMITS.get(name, value)):
+            raise ValueError(f"{where}.{name}: expected at most {limit:,}, as no model has more; got a larger number.")
 
 
 def check_dtype(name: str, value: object) -> None:

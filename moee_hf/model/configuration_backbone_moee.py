@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, OlmoeConfig, PreTrainedConfig, __version__
 
-from .arguments_moee import check_dtypes, in_one_sentence
+from .arguments_moee import check_fields, in_one_sentence
 from .configuration_deepseek import DeepseekConfig
 
 MODEL_TYPE = "moee"
@@ -48,7 +48,7 @@ def _from_dict(config: dict[str, Any]) -> PreTrainedConfig:
     kind = DeepseekConfig if model_type == DeepseekConfig.model_type else CONFIG_MAPPING[model_type]
     _check_is_backbone(model_type)
     with in_one_sentence(f"MoEEConfig.backbone_config: expected the fields of a {model_type} configuration"):
-        check_dtypes("MoEEConfig.backbone_config", config)
+        check_fields("MoEEConfig.backbone_config", config)
         return kind.from_dict(config)
 
 

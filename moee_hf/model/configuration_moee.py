@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .arguments_moee import (
     as_json_has_it,
     check_arguments,
-    check_dtypes,
+    check_fields,
     check_spelling,
     in_one_sentence,
     set_backbone_fields,
@@ -112,6 +112,7 @@ class MoEEConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.backbone_config = as_backbone_config(self.backbone_config)
+        check_fields("MoEEConfig", kwargs)
         check_spelling(kwargs.keys() - vars(PreTrainedConfig).keys(), CHOICE_FIELDS)
         if self.prompts is None:
             self.prompts = {name: PROMPTS[name] for name in ("prompteol", "none")}
@@ -140,7 +141,7 @@ class MoEEConfig(PreTrainedConfig):
         source = kwargs.pop(SOURCE, kwargs.get("name_or_path"))  # AutoConfig has read the file itself
         choices = {name: kwargs.pop(name) for name in sorted(CHOICE_FIELDS & kwargs.keys())}
         return_unused = kwargs.pop("return_unused_kwargs", False)
-        check_dtypes("from_pretrained", kwargs)
+        check_fields("from_pretrained", kwargs)
         with errors_of(source):
             config, unused = super().from_dict(saved_fields(source, config_dict), return_unused_kwargs=True, **kwargs)
         config.choose(**choices)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from .adapters_moee import has_adapters, without_adapters
-from .arguments_moee import check_arguments, check_dtypes, in_one_sentence, set_backbone_fields
+from .arguments_moee import check_arguments, check_fields, in_one_sentence, set_backbone_fields
 from .backbone_moee import backbone_class
 from .configuration_moee import CHOICE_FIELDS, MoEEConfig, resolve_config
 from .digests_moee import check_files, check_weights_of
@@ -134,7 +134,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             check_calibrated(config)
         set_backbone_fields(config.backbone_config, kwargs)
         check_arguments(kwargs, config.backbone_config, CHOICE_FIELDS)
-        check_dtypes("from_pretrained", kwargs)
+        check_fields("from_pretrained", kwargs)
         config.name_or_path = source
         hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
         try:
