@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from .model.backbone_moee import REFUSED, find_routers, text_model_of
+from .model.backbone_moee import REFUSED, experts_per_token, text_model_of
 from .model.choices_moee import COMBINATIONS, PRECISIONS, check_choice
 from .model.configuration_deepseek import DeepseekConfig
 from .model.configuration_moee import MoEEConfig
@@ -25,8 +25,6 @@ INDEX_LIMITS = {
     "Elasticsearch": 4096,  # from 8.11: https://github.com/elastic/elasticsearch/pull/99225
     "OpenSearch": 16000,  # from 2.12: https://github.com/opensearch-project/documentation-website/pull/5875
 }
-# where architectures keep the number of experts that a token visits
-_TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
 
 
@@ -82,8 +80,7 @@ def model_info(config: MoEEConfig) -> ModelInfo:
     model = MoEEModel.without_weights(config)
     config, text = model.config, text_model_of(model.model)
     num_moe_layers, num_experts = config.router_shape
-    owners = (find_routers(model.model)[0][0], text.config, getattr(text.config, "ffn_config", None))
-    top_k = next((k for name in _TOP_K for owner in owners if isinstance(k := getattr(owner, name, None), int)), None)
+    top_k = experts_per_token(model.model)
     return ModelInfo(
         model_type=config.backbone_config.model_type,
         num_layers=model.readable.num_layers,

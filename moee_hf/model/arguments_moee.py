@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -87,9 +88,12 @@ def set_backbone_fields(config: PreTrainedConfig, arguments: dict[str, Any]) -> 
         with in_one_sentence(f"{name}: expected a value for a {config.model_type} backbone"):
             if isinstance(current, PreTrainedConfig) and isinstance(value, dict):
                 value = type(current)(**current.to_dict() | value)
+            if isinstance(current, bool) and not isinstance(value, bool):
+                raise TypeError("expected True or False")
             if name in PreTrainedConfig.__annotations__:  # which are read where they are made, not where they are set
                 type(config)(**{name: value})
             setattr(config, name, value)
+            json.dumps(config.to_dict())  # as it is saved
             if name == "num_hidden_layers":
                 _cut_layer_types(config, value)
 

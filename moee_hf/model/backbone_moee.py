@@ -80,6 +80,9 @@ REFUSED = {
     "unlimited_ocr_text": "transformers loads it only inside its composite; use the unlimited_ocr checkpoint",
 }
 
+# where architectures keep the number of experts that a token visits
+_TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_top_k", "num_selected_experts")
+
 
 def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class of a backbone, without a language-model head.
@@ -139,6 +142,7 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
     Raises:
         UnsupportedBackboneError: If there is no router, they differ in their experts, or the configuration makes the
             texts of a batch change each other.
+        ValueError: If a token visits more experts than there are, or none.
     """
     text_model, routers = text_model_of(backbone), find_routers(backbone)
     quirk = quirk_of(text_model)
@@ -158,7 +162,21 @@ def router_shape(backbone: PreTrainedModel) -> list[int]:
                 f"the texts of a batch change each other's embeddings; got {found}. Set it in the backbone's "
                 "configuration, and pass that as config=."
             )
-    return [len(routers), experts.pop()]
+    num_experts, per_token = experts.pop(), experts_per_token(backbone)
+    if per_token is not None and not 1 <= per_token <= num_experts:
+        raise ValueError(
+            f"MoEEConfig.backbone_config: expected a token to visit 1 to {num_experts} experts, as many as there are; "
+            f"got {per_token}."
+        )
+    return [len(routers), num_experts]
+
+
+def experts_per_token(backbone: PreTrainedModel) -> int | None:
+    """Return how many experts a token visits in one layer; None if neither a router nor the configuration says."""
+    config = text_model_of(backbone).config
+    owners = (find_routers(backbone)[0][0], config, getattr(config, "ffn_config", None))
+    found = (getattr(owner, name, None) for name in _TOP_K for owner in owners)
+    return next((number for number in found if isinstance(number, int)), None)
 
 
 def is_causal(backbone: PreTrainedModel) -> bool:

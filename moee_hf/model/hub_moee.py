@@ -125,6 +125,7 @@ def resolve_commit(
     what: str | None = None,
     *,
     revision: str | None = None,
+    subfolder: str | None = None,
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -136,13 +137,18 @@ def resolve_commit(
         source: Folder or Hub id.
         what: Beginning of the message of an error.
         revision: Branch, tag or commit. None: the newest.
+        subfolder: Where the files are in it.
         token: As in `from_pretrained`, here and below.
         cache_dir: Where to look if the Hub cannot be asked.
         local_files_only: Whether not to ask the Hub. Other arguments for the Hub are not read.
 
     Raises:
         OSError: If there is no such folder or repository, or the Hub cannot say.
+        TypeError: If a revision or subfolder is not a string.
     """
+    for name, value in (("revision", revision), ("subfolder", subfolder)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name}: expected a string; got {value!r}.")
     if os.path.exists(source):
         return None
     if not is_repo_id(source):

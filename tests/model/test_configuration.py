@@ -228,10 +228,16 @@ def test_what_is_no_backbone_is_refused(model_type):
         MoEEConfig(backbone_config=MoEEConfig())
 
 
-@pytest.mark.parametrize("fields", [{"vocab_size": 0}, {"num_attention_heads": 0}, {"hidden_act": "none"}])
-def test_a_configuration_of_which_no_model_can_be_built(fields):
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"vocab_size": 0}, "a configuration of which a model can be built"),
+        ({"num_attention_heads": 0}, "a configuration of which a model can be built"),
+        ({"hidden_act": "none"}, "a configuration of which a model can be built"),
+        ({"num_experts_per_tok": 9}, "a token to visit 1 to 8 experts"),
+    ],
+)
+def test_a_configuration_of_which_no_model_can_be_built(fields, expected):
     config = MoEEConfig(backbone_config=tiny_config("olmoe").to_dict() | fields)
-    with pytest.raises(
-        ValueError, match=r"MoEEConfig\.backbone_config: expected a configuration of which a model can"
-    ):
+    with pytest.raises(ValueError, match=rf"MoEEConfig\.backbone_config: expected {expected}"):
         MoEEModel(config)

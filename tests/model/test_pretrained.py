@@ -290,6 +290,31 @@ def test_words_are_not_taken_for_true(name):
         MoEEModel.from_pretrained(CHECKPOINT, **{name: "False"})
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"output_hidden_states": "no"},
+        {"use_cache": 0},
+        {"id2label": 3},
+        {"num_labels": {1, 2}},
+        {"problem_type": {1, 2}},
+        {"model_type": []},
+        {"vocab_size": 0},
+        {"num_hidden_layers": 10**12},
+        {"num_experts_per_tok": 99},
+        {"dtype": "flnat32"},
+        {"revision": 5},
+        {"subfolder": 5},
+    ],
+    ids=str,
+)
+def test_values_that_a_backbone_cannot_have(fields):
+    (name,) = fields
+    where = {"vocab_size": "backbone_config", "num_experts_per_tok": "backbone_config"}.get(name, name)
+    with pytest.raises((ValueError, TypeError), match=f"{where}: expected"):
+        MoEEModel.from_pretrained(CHECKPOINT, **fields)
+
+
 def test_fewer_layers_are_saved_as_such(tmp_path):
     plain = redraw(Qwen2MoeForCausalLM(tiny_config("qwen2_moe")))
     plain.save_pretrained(tmp_path / "plain")
