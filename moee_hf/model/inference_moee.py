@@ -235,7 +235,7 @@ def _run(
     # where layers repeat, a lean pass would end with the first run of one
     lean = lean and not quirk_of(text_model).repeats_layers
     capture = Capture(wanted, batch["attention_mask"], lean, prefix)
-    options: dict[str, Any] = {"use_cache": cache is not None}
+    options: dict[str, Any] = {"use_cache": cache is not None, "return_dict": True}
     if model.is_causal:  # no token sees the padding behind it, and attention without a mask is faster
         options["attention_mask"] = None
     if cache is not None:

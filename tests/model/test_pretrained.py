@@ -315,6 +315,11 @@ def test_values_that_a_backbone_cannot_have(fields):
         MoEEModel.from_pretrained(CHECKPOINT, **fields)
 
 
+def test_a_backbone_that_returns_tuples(loaded):
+    model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, return_dict=False)
+    assert torch.equal(embeddings(model), embeddings(loaded))
+
+
 def test_fewer_layers_are_saved_as_such(tmp_path):
     plain = redraw(Qwen2MoeForCausalLM(tiny_config("qwen2_moe")))
     plain.save_pretrained(tmp_path / "plain")
