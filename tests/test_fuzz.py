@@ -1,4 +1,4 @@
-"""A thousand random configurations, in memory and in files, and arguments of loading: each works, or one sentence."""
+"""Hundreds of random configurations, in memory and in files, and arguments of loading: each works, or one sentence."""
 
 import json
 import random
@@ -50,7 +50,7 @@ def random_fields(choices, values) -> dict:
 @pytest.mark.filterwarnings("ignore")
 def test_configurations_in_memory(tmp_path):
     choices, num_built = random.Random(0), 0
-    for _ in range(400):
+    for _ in range(350):
         fields = random_fields(choices, VALUES)
         config, _ = attempt(MoEEConfig, **fields)
         if config is None:
@@ -61,14 +61,14 @@ def test_configurations_in_memory(tmp_path):
         if "backbone_config" in fields:
             model, _ = attempt(MoEEModel.without_weights, config)
             num_built += model is not None and model.config.embedding_size > 0
-    assert 20 < num_built < 380
+    assert 20 < num_built < 330
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_configurations_in_files(tmp_path):
     choices, num_read = random.Random(1), 0
     path, beside = tmp_path / "config.json", tmp_path / "moee_config.json"
-    for _ in range(400):
+    for _ in range(350):
         fields, kind = random_fields(choices, IN_JSON), choices.choice(["moee", "plain", "beside", "damaged"])
         backbone = fields.get("backbone_config") or tiny_config("olmoe").to_dict()
         text = json.dumps(backbone)
@@ -90,7 +90,7 @@ def test_configurations_in_files(tmp_path):
         if config is not None:
             attempt(MoEEModel.without_weights, config)
         num_read += config is not None
-    assert 20 < num_read < 380
+    assert 20 < num_read < 330
 
 
 @pytest.mark.filterwarnings("ignore")
