@@ -17,7 +17,7 @@ from ..files.texts import TextFile
 from ..model.choices_moee import PRECISIONS
 from .choices import add_choice_flags
 from .flags import Commands, add_input_flags, add_model_flags, add_prompt_flag, input_file, report_skipped, set_run
-from .loading import embedding_options, load_model
+from .loading import load_model
 from .progress import Counted, progress_lines
 
 if TYPE_CHECKING:
@@ -84,10 +84,15 @@ def _embed(arguments: argparse.Namespace) -> None:
     for leftover in remove_leftovers(Path(arguments.output)) if arguments.output != STDOUT else ():
         print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
     model = load_model(arguments)
-    options = {"batch_size": arguments.batch_size, "normalize_embeddings": arguments.normalize}
-    options |= embedding_options(arguments, model.config) | {"precision": arguments.precision}
+    prompt = model.config.find_prompts(arguments.prompt)
+    options = {
+        "prompt": prompt,
+        "batch_size": arguments.batch_size,
+        "normalize_embeddings": arguments.normalize,
+        "precision": arguments.precision,
+    }
     if file.first_empty is not None:
-        _check_empty(model, file, options["prompt"])
+        _check_empty(model, file, prompt)
     with EmbeddingWriter(arguments.output, _metadata(arguments, model.config)) as writer, progress_lines():
         for rows, embeddings in with_rows(lambda texts: model.encode_stream(texts, **options), file):
             texts = None if arguments.no_text else [row.text for row in rows]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import EMBEDDED
 from .choices import add_choice_flags
 from .flags import Commands, add_model_flags, add_prompt_flag, add_revision_flag, set_run
-from .loading import check_source, embedding_options, import_transformers, load_model
+from .loading import check_source, import_transformers, load_model
 from .routing import layers_of_routing
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def add_backbones_command(commands: Commands) -> None:
 
 def _similarity(arguments: argparse.Namespace) -> None:
     model = load_model(arguments)
-    embeddings: Any = model.encode(arguments.texts, **embedding_options(arguments, model.config))
+    embeddings: Any = model.encode(arguments.texts, prompt=model.config.find_prompts(arguments.prompt))
     labels = list(map(_label, arguments.texts))
     width = max(map(_display_width, labels))
     print(" " * (width + 4), *(f"{number:>6}" for number in range(1, len(labels) + 1)))

@@ -11,7 +11,6 @@ from .. import EMBEDDED
 from .choices import check_effects
 
 if TYPE_CHECKING:  # they import torch, which takes seconds: a command does so when it runs
-    from ..model.configuration_moee import MoEEConfig
     from ..model.modeling_moee import MoEEModel
 
 
@@ -64,11 +63,6 @@ def import_transformers() -> None:
     transformers.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
-
-
-def embedding_options(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, Any]:
-    """Return the prompt, as an argument of `encode`; other choices are made in loading the model."""
-    return {"prompt": config.find_prompts(arguments.prompt)}
 
 
 def _device(name: str | None) -> str:

@@ -178,7 +178,7 @@ class MoEEConfig(PreTrainedConfig):
         for name, value in fields.items():
             setattr(self, name, value)
         if "standardize" in fields and self.standardize:
-            check_calibrated(self)
+            check_calibrated(self.calibrated)
         self._check_default_prompt()
 
     def _check_default_prompt(self) -> None:

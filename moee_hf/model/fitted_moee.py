@@ -35,9 +35,9 @@ def find_max_length(config: MoEEConfig, tokenizer_limit: int) -> int:
     return config.max_length
 
 
-def check_calibrated(config: MoEEConfig) -> None:
+def check_calibrated(calibrated: bool) -> None:
     """Raise `ValueError` unless a model has the statistics that embeddings are standardized with."""
-    if not config.calibrated:
+    if not calibrated:
         raise ValueError(
             "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Fit them with "
             "model.calibrate(texts), or choose standardize=False."

@@ -131,7 +131,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         config.digests = None  # which are of the files, not of this model
         config.choose(**{name: kwargs.pop(name) for name in sorted(CHOICE_FIELDS & kwargs.keys())})
         if config.standardize:
-            check_calibrated(config)
+            check_calibrated(config.calibrated)
         set_backbone_fields(config.backbone_config, kwargs)
         check_arguments(kwargs, config.backbone_config, CHOICE_FIELDS)
         check_fields("from_pretrained", kwargs)

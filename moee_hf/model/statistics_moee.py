@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .agreement_moee import layer_agreement
+from .fitted_moee import check_calibrated
 from .functional_moee import standardize
 
 _MOMENTS = ("hidden_mean", "hidden_std", "routing_mean", "routing_std")
@@ -200,11 +201,7 @@ class Statistics(nn.Module):
         Raises:
             ValueError: If there are no statistics, or HS is of another width.
         """
-        if self.hidden_mean is None:
-            raise ValueError(
-                "MoEEConfig.standardize: expected a model with statistics of a corpus; this one has none. Fit them "
-                "with model.calibrate(texts), or set config.standardize = False."
-            )
+        check_calibrated(self.hidden_mean is not None)
         moments = {name: getattr(self, name) for name in _MOMENTS}
         if self.num_prompts > 1:
             moments = {name: values[prompt] for name, values in moments.items()}
