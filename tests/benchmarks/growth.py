@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from processes import PeakMemory, in_new_process
+from measuring import PeakMemory, in_new_process
 
 from moee_hf import MoEEModel
 from moee_hf.files.embeddings import EmbeddingWriter

@@ -4,7 +4,7 @@ import statistics
 import tempfile
 import time
 
-from processes import in_new_process
+from measuring import in_new_process
 
 from moee_hf import MoEEModel
 
