@@ -18,9 +18,11 @@ To read in this order; but for types, no file imports one that stands below it:
     agreement_moee, statistics_moee         which layers speak; statistics of a corpus
     inputs_moee, batching_moee              what forward is given; batches of tokens
     modeling_deepseek, backbone_moee        the routers and layers of any architecture, and the exceptions
+    kernels_moee                            the gate of experts as a kernel of GPUs, where Triton is installed
     prefix_moee, capture_moee, hooks_moee, experts_moee     what one forward pass shares, reads and leaves out
     checkpointing_moee                      the same pass with gradient checkpointing
     inference_moee, stream_moee             the story of a pass; windows of any number of texts
+    workers_moee, devices_moee              processes on several devices; texts shared out among them
     calibration_moee                        a model that is fitted to a corpus
     adapters_moee                           adapters of PEFT, merged
     gguf_moee, weights_moee, saving_moee, repository_moee, pretrained_moee      loading and saving
