@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, count, takewhile
 from typing import TypeVar
 
 import torch
@@ -15,13 +14,15 @@ logger = logging.get_logger(__name__)
 
 Result = TypeVar("Result")
 
-# of a stream, this much is sorted by length at a time
+# of a stream, this much is sorted by length at a time: on a processor, and on an accelerator, whose batches are larger
 WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 4_000_000
+ACCELERATOR_TEXTS, ACCELERATOR_CHARACTERS = 16 * WINDOW_TEXTS, 4 * WINDOW_CHARACTERS
 # tokens of a batch: on a processor, enough for each expert to be worth reading its matrices, and few enough to stay
-# near the caches; on an accelerator, what saturates it
-CPU_TOKENS, MIN_TOKENS, MAX_TOKENS = 4096, 1024, 32_768
-# a batch ends where its padding would cost as much as another batch does
-MAX_PADDING = 512
+# near the caches; on an accelerator, what saturates it, within so many bytes
+CPU_TOKENS, MIN_TOKENS, MAX_TOKENS, MAX_BYTES = 4096, 1024, 32_768, 7 * 2**29
+# a batch ends where its padding would cost as much as another batch does: so many tokens, or on an accelerator, whose
+# batches have many, this share of them
+MAX_PADDING, PADDING_SHARE = 512, 1 / 8
 # sizes are multiples of the one where they are small, of the other where they are large, so few shapes occur
 SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
@@ -44,14 +45,17 @@ def padded_length(length: int) -> int:
     return round_up(length, 1 << max(0, length.bit_length() - 4))
 
 
-def windows(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Split a stream of texts into lists, of bounded size however long the texts."""
+def windows(texts: Iterable[str], device: torch.device) -> Iterator[list[str]]:
+    """Split a stream of texts into lists for a device, of bounded size however long the texts."""
+    most = (WINDOW_TEXTS, WINDOW_CHARACTERS)
+    if device.type != "cpu":
+        most = (ACCELERATOR_TEXTS, ACCELERATOR_CHARACTERS)
     window: list[str] = []
     characters = 0
     for text in texts:
         window.append(text)
         characters += len(text)
-        if len(window) == WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+        if len(window) == most[0] or characters >= most[1]:
             yield window
             window, characters = [], 0
     if window:
@@ -67,11 +71,22 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
 
 def token_budget(device: torch.device, bytes_per_token: int) -> int:
     """Return the number of tokens, padding included, that a batch may have on a device."""
-    if device.type != "cuda":
+    if device.type == "cpu":
         return CPU_TOKENS
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(max(free // (2 * bytes_per_token), MIN_TOKENS), MAX_TOKENS)
+    free = free_memory(device)
+    most = MAX_BYTES if free is None else min(free // 2, MAX_BYTES)
+    return min(max(most // bytes_per_token, MIN_TOKENS), MAX_TOKENS)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that an accelerator has left for tensors; None if it does not say."""
+    module = torch.get_device_module(device)
+    if hasattr(module, "mem_get_info"):
+        free, _ = module.mem_get_info(device)
+        return free + module.memory_reserved(device) - module.memory_allocated(device)
+    if hasattr(module, "recommended_max_memory"):  # MPS
+        return module.recommended_max_memory() - module.current_allocated_memory()
+    return None
 
 
 class Batches:
@@ -83,19 +98,28 @@ class Batches:
         num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
         num_texts: The most texts of a batch. None: as many as the tokens allow.
         split_length: Texts of more tokens share no batch with shorter ones. None: any may.
+        device: Where they run.
     """
 
-    def __init__(self, num_tokens: int, num_texts: int | None = None, split_length: int | None = None):
+    def __init__(
+        self,
+        num_tokens: int,
+        num_texts: int | None = None,
+        split_length: int | None = None,
+        device: torch.device = torch.device("cpu"),
+    ):
         self.num_tokens, self.num_texts, self.split_length = num_tokens, num_texts, split_length
+        self.device, self._padding_share = device, 0.0 if device.type == "cpu" else PADDING_SHARE
 
     def run(
-        self, function: Callable[[list[int]], Result], lengths: Sequence[int]
+        self, function: Callable[[list[int]], Result], lengths: Sequence[int], packed: bool = False
     ) -> Iterator[tuple[list[int], Result]]:
         """Run a function on batches.
 
         Args:
             function: Takes the indices of a batch's texts.
             lengths: Number of tokens of each text.
+            packed: Whether the function reads no padding.
 
         Yields:
             The indices of each batch's texts, and what the function made of them.
@@ -105,7 +129,7 @@ class Batches:
         """
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         while order:
-            indices = self._next(order, lengths)
+            indices = self._next(order, lengths, packed)
             try:
                 result = function(indices)
             except RuntimeError as error:
@@ -116,31 +140,36 @@ class Batches:
                 order = order[len(indices) :]
                 continue
             # outside of the handler, whose traceback holds on to the tensors of the pass
-            self.num_tokens = len(indices) // 2 * lengths[indices[0]]
+            of_texts = [lengths[index] for index in indices]
+            self.num_tokens = (sum(of_texts) if packed else len(of_texts) * of_texts[0]) // 2
             logger.warning(
                 f"A batch of {len(indices)} texts does not fit into memory; going on with {self.num_tokens} tokens."
             )
             gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            if self.device.type != "cpu":
+                torch.get_device_module(self.device).empty_cache()
 
-    def _next(self, order: list[int], lengths: Sequence[int]) -> list[int]:
+    def _next(self, order: list[int], lengths: Sequence[int], packed: bool) -> list[int]:
         """Return the next batch of texts, whose indices are in the order of their lengths, the longest first."""
-        most = max(1, self.num_tokens // lengths[order[0]])
+        most = self.num_tokens // lengths[order[0]]
+        if packed:
+            totals = accumulate(lengths[index] for index in order)
+            most = sum(1 for _ in takewhile(lambda total: total <= self.num_tokens, totals))
+        most = max(1, most)
         if self.num_texts is not None:
             most = min(most, self.num_texts)
         indices = order[:most]
         if self.split_length is not None:
             indices = [index for index in indices if lengths[index] > self.split_length] or indices
-        return indices[: _batch_size([lengths[index] for index in indices])]
+        return indices if packed else indices[: self._batch_size([lengths[index] for index in indices])]
 
-
-def _batch_size(lengths: list[int]) -> int:
-    """Round the batch size down to a multiple of 8 (small) or 32 (large), so few shapes occur; bound its padding."""
-    padding = accumulate(lengths[0] - length for length in lengths)
-    size = bisect.bisect_right(list(padding), MAX_PADDING)
-    multiple = SMALL_MULTIPLE if size < 2 * LARGE_MULTIPLE else LARGE_MULTIPLE
-    return size // multiple * multiple or size
+    def _batch_size(self, lengths: list[int]) -> int:
+        """Round the batch size down to a multiple of 8 (small) or 32 (large), so few shapes occur; bound its padding."""
+        padding = accumulate(lengths[0] - length for length in lengths)
+        most = (max(MAX_PADDING, self._padding_share * size * lengths[0]) for size in count(1))
+        size = sum(1 for _ in takewhile(lambda pair: pair[0] <= pair[1], zip(padding, most, strict=False)))
+        multiple = SMALL_MULTIPLE if size < 2 * LARGE_MULTIPLE else LARGE_MULTIPLE
+        return size // multiple * multiple or size
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from .functional_moee import merge_means, pool, token_weights
+from .functional_moee import merge_means
+from .layout_moee import Layout
 from .prefix_moee import Prefix
 
 
@@ -44,13 +45,13 @@ class Capture:
 
     Args:
         wanted: What is read.
-        attention_mask: 1 for a token, 0 for padding, of shape `(batch_size, sequence_length)`.
+        layout: Where the tokens of each text lie.
         lean: Whether the pass computes no more than that takes.
         prefix: Tokens before these, the same for all texts. None: there are none.
     """
 
-    def __init__(self, wanted: Wanted, attention_mask: torch.Tensor, lean: bool = False, prefix: Prefix | None = None):
-        self.wanted, self.attention_mask, self.lean, self.prefix = wanted, attention_mask, lean, prefix
+    def __init__(self, wanted: Wanted, layout: Layout, lean: bool = False, prefix: Prefix | None = None):
+        self.wanted, self.layout, self.lean, self.prefix = wanted, layout, lean, prefix
         self.hidden: dict[str, Any] = {}  # of each source, [B, D]
         self.routing: dict[tuple[str, int], torch.Tensor] = {}  # of each activation and router, [B, E]
         self._sums: dict[str, Any] = {}  # over the attention blocks so far, [B, D]
@@ -72,7 +73,7 @@ class Capture:
         return other
 
     def set_hidden(self, values: torch.Tensor) -> None:
-        """Pool the hidden states `[B, T, D]` to HS."""
+        """Pool the hidden states `[B, T, D]`, or packed `[1, N, D]`, to HS."""
         self._finish_hidden("state", self._pool(values, self.wanted.pooling))
 
     def add_attention(self, source: str, values: torch.Tensor) -> None:
@@ -116,7 +117,7 @@ class Capture:
         self._end_if_complete()
 
     def routing_weights(self, activation: str) -> Any:
-        """Return RW, of shape `(batch_size, len(routers), num_experts)`, on the mask's device; None of no router.
+        """Return RW, of shape `(batch_size, len(routers), num_experts)`, where the tokens lie; None of no router.
 
         Raises:
             RuntimeError: If a router did not run.
@@ -134,17 +135,15 @@ class Capture:
         return self.hidden.get(source), self.routing_weights(activation)
 
     def _pool(self, values: torch.Tensor, pooling: str) -> torch.Tensor:
-        """Pool on the values' device; the result goes to the mask's, as the layers may lie on several."""
-        mask = self.attention_mask
+        """Pool on the values' device; the result goes to that of the tokens, as the layers may lie on several."""
         num_before = 0 if self.prefix is None else self.prefix.num_tokens
-        values = values.reshape(len(mask), -1, values.shape[-1])  # [B, T, size]
-        return pool(values, mask, pooling, num_before).to(mask.device)  # [B, size]
+        return self.layout.pool(values, pooling, num_before).to(self.layout.last.device)  # [B, size]
 
     def _merge(self, prefix_mean: torch.Tensor, pooled: torch.Tensor, pooling: str) -> torch.Tensor:
         """Return the mean over prefix and text from the means over both."""
         prefix: Any = self.prefix
-        weight = token_weights(self.attention_mask, pooling, prefix.num_tokens).sum(dim=1, keepdim=True)  # [B, 1]
-        return merge_means(prefix_mean, prefix.weight, pooled, weight)
+        layout: Any = self.layout  # padded, as there is a prefix
+        return merge_means(prefix_mean, prefix.weight, pooled, layout.weight(pooling, prefix.num_tokens))
 
     def _end_if_complete(self) -> None:
         wanted = self.wanted
@@ -168,8 +167,6 @@ def active_capture() -> Capture | None:
 
 
 def unpadded_rows(num_rows: int) -> torch.Tensor | None:
-    """Return the indices of non-padding rows in a flattened `[B * T, D]` tensor during a lean pass; otherwise None."""
+    """Return the indices of the tokens among so many rows of a lean pass; None if all are, or not known."""
     capture = _active.get()
-    if capture is None or not capture.lean or capture.attention_mask.numel() != num_rows:
-        return None
-    return capture.attention_mask.flatten().nonzero()[:, 0]
+    return None if capture is None or not capture.lean else capture.layout.rows(num_rows)

@@ -1,4 +1,4 @@
-"""The experts of a MoE layer on the CPU: one after the other, each on its own tokens."""
+"""The experts of a MoE layer: on a GPU all in one product, on a processor one after the other, each on its tokens."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
+from .backbone_moee import experts_per_token, text_model_of
 from .batching_moee import LARGE_MULTIPLE, SMALL_MULTIPLE, keeps_kernels, round_up
 from .capture_moee import unpadded_rows
+from .kernels_moee import activate
 
-EXPERTS_IMPLEMENTATION = "moee_cpu"
-# with fewer tokens than this for each expert, calling them one by one costs more than it saves
+EXPERTS_IMPLEMENTATION = "moee"
+# on a processor, with fewer tokens than this for each expert, calling them one by one costs more than it saves
 MIN_TOKENS_PER_EXPERT = 4
 # an expert reads so many rows at most at a time
 MAX_ROWS = 512
 # where oneDNN caches kernels, up to so many rows are a multiple of `SMALL_MULTIPLE`, more of `LARGE_MULTIPLE`
 FEW_ROWS = 256
+# products of all experts at once want rows that begin at a multiple of so many bytes
+ALIGNMENT = 16
 
 
 def use_fast_experts(backbone: PreTrainedModel) -> None:
@@ -35,15 +39,30 @@ def use_fast_experts(backbone: PreTrainedModel) -> None:
             config._experts_implementation_internal = EXPERTS_IMPLEMENTATION
 
 
+def bytes_per_token(backbone: PreTrainedModel) -> int:
+    """Return how much memory a pass on an accelerator holds for each token at most, while it computes experts.
+
+    They read a copy of the token for each of its experts, of which they make gates and values of the inner width;
+    beside it stand some vectors of the layer around them.
+    """
+    text_model = text_model_of(backbone)
+    hidden_size = text_model.config.hidden_size
+    inner = [
+        module.down_proj.numel() // (len(module.down_proj) * hidden_size)
+        for module in text_model.modules()
+        if getattr(getattr(module, "down_proj", None), "ndim", 0) == 3
+    ]
+    widest = max(inner, default=hidden_size)
+    of_experts = (experts_per_token(backbone) or 1) * max(hidden_size + 2 * widest, 3 * widest)
+    return (of_experts + 8 * hidden_size) * backbone.dtype.itemsize
+
+
 def experts_forward(
     self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
-    """Compute the experts of a layer: on the CPU and with many tokens one by one, else with `grouped_mm`.
+    """Compute the experts of a layer, in the way that is fast on its device; padding is left out in a lean pass.
 
-    `grouped_mm` copies every token for every expert that reads it, and holds all that they compute. On the CPU the
-    system hands out that memory page by page, which can cost as much as the products; the tokens of one expert stay in
-    the cache. Padding is not computed in a lean pass. This is an implementation of transformers' interface of experts,
-    whose attributes say how weights are laid out.
+    This is an implementation of transformers' interface of experts, whose attributes say how weights are laid out.
 
     Args:
         self: The module of the experts.
@@ -54,21 +73,86 @@ def experts_forward(
     Returns:
         Tensor of shape `(num_tokens, hidden_size)`.
     """
-    if hidden_states.device.type != "cpu" or top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts:
+    # experts of which other devices hold some are transformers' own
+    if getattr(self, "_is_expert_parallel", False):
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
+    is_aligned = all(size * self.down_proj.itemsize % ALIGNMENT == 0 for size in self.down_proj.shape[1:])
+    if is_aligned and has_grouped_products(hidden_states.device):
+        return _all_at_once(self, hidden_states, top_k_index, top_k_weights)
+    is_few = top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts
+    if is_aligned and (is_few or hidden_states.device.type != "cpu"):
+        return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
+    return _one_by_one(self, hidden_states, top_k_index, top_k_weights)
+
+
+def has_grouped_products(device: torch.device) -> bool:
+    """Whether torch has a kernel for the products of all experts at once on a device: CUDA from Ampere on, ROCm."""
+    if device.type != "cuda" or not hasattr(F, "grouped_mm"):  # ROCm is called so too
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _all_at_once(
+    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute all experts in two grouped products, over copies of the tokens in the order of their experts.
+
+    Nothing here waits for the device, and what is as wide as all the copies is written and read once: routing weights
+    are applied inside, where there are fewer columns, and the experts of a token are summed where they lie.
+    """
+    num_copies, rows = top_k_index.shape[1], unpadded_rows(len(hidden_states))
+    if rows is not None:
+        rows = rows.to(hidden_states.device)
+        top_k_index, top_k_weights = top_k_index[rows], top_k_weights[rows]
+    experts, order = top_k_index.flatten().sort(stable=True)  # [S], S = tokens * top_k
+    numbers = torch.arange(self.num_experts, device=experts.device)
+    ends = torch.searchsorted(experts, numbers, right=True, out_int32=True)  # [E], where the rows of each expert end
+    tokens = order // num_copies
+    weights = top_k_weights.flatten()[order]
+    weight_first = not getattr(self, "has_post_expert_norm", False)  # transformers 5.19 does not have it
+    values = hidden_states.index_select(0, tokens if rows is None else rows[tokens])  # [S, D]
+    values = _grouped_linear(self, "gate_up_proj" if self.has_gate else "up_proj", values, ends)  # [S, 2 * I or I]
+    values = activate(self, values, weights if weight_first else None, experts)  # [S, I]
+    values = _grouped_linear(self, "down_proj", values, ends)  # [S, D]
+    if self.has_bias:
+        bias = self.down_proj_bias[experts]
+        values = values + (bias * weights[:, None].to(bias.dtype) if weight_first else bias)
+    if not weight_first:
+        values = self.post_expert_norm(values) * weights[:, None]
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)
+    output = F.embedding_bag(places.view(-1, num_copies), values, mode="sum").to(hidden_states.dtype)  # [tokens, D]
+    return output if rows is None else torch.zeros_like(hidden_states).index_copy(0, rows, output)
+
+
+def _grouped_linear(experts: Any, name: str, values: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    weight = getattr(experts, name)
+    weight = weight if experts.is_transposed else weight.transpose(1, 2)  # [E, in, out]
+    return F.grouped_mm(values.to(weight.dtype), weight, offs=ends)
+
+
+def _one_by_one(
+    self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute the experts one after the other.
+
+    All at once, every token is copied for every expert that reads it. On a processor the system hands out that memory
+    page by page, which can cost as much as the products; the tokens of one expert stay in the cache.
+    """
     kept = unpadded_rows(len(hidden_states))
-    kept = torch.arange(len(hidden_states)) if kept is None else kept.to(hidden_states.device)
+    device = hidden_states.device
+    kept = torch.arange(len(hidden_states), device=device) if kept is None else kept.to(device)
     experts = top_k_index[kept].flatten()
     order = experts.argsort(stable=True)
     tokens = F.pad(kept[order // top_k_index.shape[1]], (0, LARGE_MULTIPLE))
     weights = F.pad(top_k_weights[kept].flatten()[order], (0, LARGE_MULTIPLE))[:, None]
-    # drop experts sharded to other devices
+    # without experts that other devices hold
     counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()
     has_norm = getattr(self, "has_post_expert_norm", False)  # transformers 5.19 does not have it
     # weight before down_proj (fewer columns) unless a bias or norm follows it
     weight_first = not (self.has_bias or has_norm)
     weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_
-    few_shapes = keeps_kernels(hidden_states.device, hidden_states.dtype)
+    few_shapes = keeps_kernels(device, hidden_states.dtype)
     output = torch.zeros_like(hidden_states)
     for expert, start, count in _parts(counts):
         rows = slice(start, start + _num_rows(count, few_shapes))  # its own, then the next expert's

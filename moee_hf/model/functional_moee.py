@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .choices_moee import COMBINATIONS, POOLINGS, ROUTER_ACTIVATIONS, check_alpha, check_choice
+from .transfer_moee import send
 
 
 def check_flag(name: str, value: object) -> None:
@@ -113,12 +114,7 @@ def pool(values: torch.Tensor, attention_mask: torch.Tensor, pooling: str, num_b
 
 
 def last_token(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return the values of each text's last token, of shape `(batch_size, size)`; arguments are those of `pool`.
-
-    Where there is one value a text, it is that one, whatever the mask.
-    """
-    if values.shape[1] == 1:
-        return values[:, 0]
+    """Return the values of each text's last token, of shape `(batch_size, size)`; arguments are those of `pool`."""
     mask = attention_mask.to(values.device)
     rows = torch.arange(len(values), device=values.device)
     return values[rows, (mask.cumsum(dim=1) * mask).argmax(dim=1)]
@@ -183,7 +179,7 @@ def weigh_layers(routing: torch.Tensor, weights: Sequence[float]) -> torch.Tenso
         routing: RW, of shape `(batch_size, num_moe_layers, num_experts)`.
         weights: One a layer, >= 0; the vector is multiplied by their square roots.
     """
-    return routing * torch.tensor(weights, dtype=routing.dtype, device=routing.device).sqrt()[:, None]
+    return routing * send(torch.tensor(weights, dtype=routing.dtype).sqrt(), routing.device)[:, None]
 
 
 def standardize(values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

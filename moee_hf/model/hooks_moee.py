@@ -26,7 +26,8 @@ from .backbone_moee import (
     text_model_of,
 )
 from .capture_moee import active_capture
-from .functional_moee import last_token, route
+from .functional_moee import route
+from .layout_moee import Packed
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,10 @@ def keep_last_token(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     capture = active_capture()
     if capture is None or not capture.lean or capture.wanted.pooling != "lasttoken":
         return None
-    if len(capture.attention_mask) == 1:
+    if capture.layout.num_texts == 1:
         return None  # a text alone is what `forward` makes of it, to the last bit
+    if isinstance(capture.layout, Packed):
+        return None  # one token a text would not broadcast into the one row of all
     hidden = args[0] if args else kwargs["hidden_states"]
-    hidden = last_token(hidden, capture.attention_mask)[:, None]  # [B, 1, D]
+    hidden = capture.layout.last_token(hidden)[:, None]  # [B, 1, D]
     return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

@@ -2,15 +2,15 @@
 
 How a lean pass runs, in order:
 
-1. `run_texts` tokenizes the texts inside a prompt, computes the tokens with which all of them begin once
-   (`run_prefix`), and forms batches of similar length.
-2. `run_batch` makes a `Capture`: what is wanted of the pass, and the mask. For as long as the pass runs, it is the
+1. `token_ids` tokenizes the texts inside a prompt. `run_texts` computes the tokens with which all of them begin once
+   (`run_prefix`), and forms batches of similar length, padded or, where attention can keep texts apart, packed.
+2. `run_batch` makes a `Capture`: what is wanted of the pass, and where the tokens of each text lie. For as long as the pass runs, it is the
    active capture of this thread or task. The backbone runs as transformers wrote it; hooks that were installed when
    the model was built look for the active capture, and do nothing without one.
 3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. After each attention
    block, where HS is read there, a hook pools what it adds. After each router, another hook pools its routing weights.
    All go on from the means over the prefix, if there is one.
-4. On the CPU, with many tokens, the experts skip padding (`unpadded_rows`). In the last layer, the output projection
+4. The experts skip padding (`unpadded_rows`). In the last layer, the output projection
    of attention and the MoE block compute only each text's last token (`keep_last_token`), where only that is pooled.
 5. When all that is wanted has been read, the capture raises `_CompleteError`: no later layer runs. The error ends the
    `with` block and goes no further.
@@ -20,10 +20,12 @@ A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
@@ -33,10 +35,13 @@ from .backbone_moee import layer_to_read, longrope_length, quirk_of, text_model_
 from .batching_moee import Batches, keeps_kernels, padded_length, token_budget
 from .capture_moee import Capture, Wanted, pooling_of
 from .compression_moee import project
-from .functional_moee import Mix, combine, token_weights, weigh_layers
+from .experts_moee import bytes_per_token
+from .functional_moee import Mix, combine, weigh_layers
 from .inputs_moee import input_device
+from .layout_moee import can_pack, layout_of
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
 from .prompts_moee import TextError, tokenize
+from .transfer_moee import send
 from .validation_moee import layer_indices
 
 if TYPE_CHECKING:
@@ -148,52 +153,48 @@ def split_raw(model: MoEEModel, wanted: Wanted, vectors: torch.Tensor) -> dict[s
 
 
 def run_texts(
-    model: MoEEModel, texts: Sequence[str], template: str, wanted: Wanted, batches: Batches
+    model: MoEEModel, ids: Sequence[list[int]], wanted: Wanted, batches: Batches
 ) -> Iterator[tuple[list[int], Capture]]:
-    """Run texts inside a prompt, batch by batch, the longest first, and compute no more than what is wanted.
+    """Run tokenised texts batch by batch, the longest first, and compute no more than what is wanted.
 
     Args:
         model: The model.
-        texts: The texts.
-        template: The prompt, with `{text}` once.
+        ids: The tokens of each text, as `token_ids` gives them.
         wanted: What is read of each text.
         batches: How large the batches may be.
 
     Yields:
         The indices of the texts of a batch, and what was read of them.
-
-    Raises:
-        TextError: If a text cannot be tokenized.
-        ValueError: If the prompt leaves no room for text.
     """
     model.eval()
-    ids = token_ids(model, texts, template)
     device = input_device(model)
     head = common_prefix(ids)
     prefix = run_prefix(model, head, wanted) if head and can_cache_prefix(model.model) else None
+    packed = prefix is None and can_pack(model.model)
     num_shared = 0 if prefix is None else prefix.num_tokens
     lengths = [len(row) - num_shared for row in ids]
-    if keeps_kernels(device, model.dtype) and len(ids) > 1:
+    if keeps_kernels(device, model.dtype) and len(ids) > 1 and not packed:
         bounds = (model.max_length - num_shared, batches.split_length or 0)
         lengths = [min(padded_length(length), *(bound for bound in bounds if bound >= length)) for length in lengths]
 
     def run(indices: list[int]) -> Capture:
+        if packed:
+            return run_batch(model, pack([ids[index] for index in indices]), wanted, lean=True)
         longest = num_shared + lengths[indices[0]]
         start = num_shared if longest <= MAX_TIMES_LONGER * num_shared else 0
-        batch = pad([ids[index][start:] for index in indices], device, longest - start)
+        batch = pad([ids[index][start:] for index in indices], longest - start)
         return run_batch(model, batch, wanted, lean=True, prefix=prefix if start else None)
 
     # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
-    yield from batches.run(run, [length + num_shared // 8 for length in lengths])
+    yield from batches.run(run, [length + num_shared // 8 for length in lengths], packed)
 
 
 def run_prefix(model: MoEEModel, ids: list[int], wanted: Wanted) -> Prefix:
     """Run tokens with which several texts begin, once for all of them; arguments are those of `run_batch`."""
     cache = empty_cache(model.model)
-    batch = pad([ids], input_device(model))
-    capture = _run(model, batch, wanted, cache, lean=True)
+    capture = _run(model, pad([ids]), wanted, cache, lean=True)
     # of the last token alone there is no mean; of values there is one all the same
-    weight = token_weights(batch["attention_mask"], pooling_of("values", wanted.pooling)).sum()
+    weight = capture.layout.weight(pooling_of("values", wanted.pooling), 0)
     return Prefix(len(ids), PrefixCache(cache), capture.hidden, capture.routing, weight)
 
 
@@ -209,10 +210,11 @@ def run_batch(
     Args:
         model: The model.
         batch: `input_ids` or `inputs_embeds`, and `attention_mask` of shape `(batch_size, sequence_length)`: 1 for a
-            token, 0 for padding, which is on the right.
+            token, 0 for padding, which is on the right. Or what `pack` returns. From the host, it is sent to the
+            device without waiting for it.
         wanted: What is read.
         lean: Whether to compute no more than that takes.
-        prefix: Tokens that come before those of every text.
+        prefix: Tokens that come before those of every text, which are not packed then.
 
     Returns:
         HS and RW of each text, pooled.
@@ -231,17 +233,16 @@ def _run(
     lean: bool,
     prefix: Prefix | None = None,
 ) -> Capture:
-    text_model = text_model_of(model.model)
+    text_model, device = text_model_of(model.model), input_device(model)
     # where layers repeat, a lean pass would end with the first run of one
     lean = lean and not quirk_of(text_model).repeats_layers
-    capture = Capture(wanted, batch["attention_mask"], lean, prefix)
+    layout = layout_of(batch, device)
+    inputs = {name: send(values, device) for name, values in batch.items() if name.startswith("input")}
     options: dict[str, Any] = {"use_cache": cache is not None, "return_dict": True}
-    if model.is_causal:  # no token sees the padding behind it, and attention without a mask is faster
-        options["attention_mask"] = None
     if cache is not None:
         options[cache_argument(text_model)] = cache
-    with capture:
-        output = text_model(**batch | options)
+    with (capture := Capture(wanted, layout, lean, prefix)):
+        output = text_model(**inputs, **layout.arguments(model.is_causal), **options)
         if "state" in wanted.sources and wanted.layer is None:
             capture.set_hidden(output.last_hidden_state)
     return capture
@@ -249,9 +250,9 @@ def _run(
 
 def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
     """Return how large the batches of a model may be now, with no more texts than this."""
-    # a MoE layer holds some tens of vectors of a token at a time
-    size = 64 * model.readable.hidden_sizes["state"] * model.dtype.itemsize
-    return Batches(token_budget(input_device(model), size), num_texts, longrope_length(model.model))
+    device = input_device(model)
+    num_tokens = token_budget(device, bytes_per_token(model.model))
+    return Batches(num_tokens, num_texts, longrope_length(model.model), device)
 
 
 def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[list[int]]:
@@ -287,15 +288,22 @@ def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[lis
     return ids
 
 
-def pad(ids: Sequence[list[int]], device: torch.device | str = "cpu", length: int = 0) -> dict[str, torch.Tensor]:
+def pad(ids: Sequence[list[int]], length: int = 0) -> dict[str, torch.Tensor]:
     """Return `input_ids` and `attention_mask` of shape `(n, sequence_length)`; any id will do for what is masked.
 
     The sequence is as long as the longest text, or as `length`, if that is more.
     """
     length = max([length, *map(len, ids)])
-    input_ids = [row + [0] * (length - len(row)) for row in ids]
-    mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
+    input_ids, mask = np.zeros((2, len(ids), length), np.int64)
+    for row, tokens in enumerate(ids):
+        input_ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def pack(ids: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+    """Return `input_ids` of shape `(1, num_tokens)`, one text after the other, and their `lengths`, `(n,)`."""
     return {
-        "input_ids": torch.tensor(input_ids, dtype=torch.long, device=device),
-        "attention_mask": torch.tensor(mask, dtype=torch.long, device=device),
+        "input_ids": torch.tensor([list(itertools.chain(*ids))]),
+        "lengths": torch.tensor([len(row) for row in ids]),
     }

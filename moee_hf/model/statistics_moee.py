@@ -12,6 +12,7 @@ from torch import nn
 from .agreement_moee import layer_agreement
 from .fitted_moee import check_calibrated
 from .functional_moee import standardize
+from .transfer_moee import send
 
 _MOMENTS = ("hidden_mean", "hidden_std", "routing_mean", "routing_std")
 _OF_EMBEDDINGS = ("components", "largest")
@@ -213,7 +214,8 @@ class Statistics(nn.Module):
                 )
             hidden = standardize(hidden, moments["hidden_mean"], moments["hidden_std"])
         if routing is not None:
-            mean, std = (moments[name][..., list(routers), :] for name in ("routing_mean", "routing_std"))
+            indices = send(torch.tensor(list(routers)), moments["routing_mean"].device)
+            mean, std = (moments[name].index_select(-2, indices) for name in ("routing_mean", "routing_std"))
             mean = mean.to(routing)
             routing = routing - mean if router_standardization == "center" else standardize(routing, mean, std)
         return hidden, routing

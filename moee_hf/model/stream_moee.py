@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +17,14 @@ from .batching_moee import Batches, distinct, windows
 from .capture_moee import Capture, Wanted
 from .fitted_moee import check_calibration, find_prompt_indices
 from .functional_moee import Mix, check_count, check_flag
-from .inference_moee import batches_for, check_finite, embeddings_of, finish, raw_of, run_texts, wanted_of
+from .inference_moee import batches_for, check_finite, embeddings_of, finish, raw_of, run_texts, token_ids, wanted_of
 from .prompts_moee import TextError, stream_texts
+from .transfer_moee import Rows, is_asynchronous
 
 if TYPE_CHECKING:
     from .modeling_moee import MoEEModel
+
+Item = TypeVar("Item")
 
 
 def embed_stream(
@@ -93,46 +99,100 @@ def _stream(
         check_flag("show_progress_bar", show_progress_bar)
     stream, batches = stream_texts(texts), batches_for(model, batch_size)
     total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
+    # while a device works through one window, the next is tokenised, and started before the first is waited for
+    ahead = int(is_asynchronous(batches.device))
 
     def parts() -> Iterator[np.ndarray]:
-        first = 0  # the number of the window's first text
-        with _progress(show_progress_bar, None if total is None else total * len(templates)) as progress:
-            for window in windows(stream):
-                unique, inverse = distinct(window)  # equal texts are run once
-                try:
-                    part = [
-                        _run(model, unique, template, wanted, partial(vectors_of, prompt=prompt), batches, progress)
-                        for prompt, template in enumerate(templates)
-                    ]
-                except TextError as error:
-                    raise error.renumbered(first + inverse.index(error.index)) from None
-                progress.update((len(window) - len(unique)) * len(templates))
-                yield np.stack(part)[:, inverse]
-                first += len(window)
+        with (
+            ThreadPoolExecutor(1) as tokenizing,
+            _progress(show_progress_bar, None if total is None else total * len(templates)) as progress,
+        ):
+
+            def tokenized() -> Iterator[_Window]:
+                first = 0
+                for window in windows(stream, batches.device):
+                    unique, inverse = distinct(window)  # equal texts are run once
+                    ids = [tokenizing.submit(token_ids, model, unique, template) for template in templates]
+                    yield _Window(first, inverse, ids)
+                    first += len(window)
+
+            def started(window: _Window) -> _Window:
+                for prompt, ids in enumerate(window.ids):
+                    vectors = partial(vectors_of, prompt=prompt)
+                    window.rows.append(_start(model, window.tokens(ids), wanted, vectors, batches, progress))
+                return window
+
+            for window in delayed(map(started, delayed(tokenized(), ahead)), ahead):
+                yield window.result(model)
 
     return parts()
 
 
+@dataclass
+class _Window:
+    """Texts that are read together: tokenised, then started on the device, then waited for.
+
+    Args:
+        first: The number of its first text in the stream.
+        inverse: For each text, which of the different ones it is.
+        ids: The tokens of the different texts in each prompt.
+        rows: What the device makes of them in each prompt, once it was started.
+    """
+
+    first: int
+    inverse: list[int]
+    ids: list[Future[list[list[int]]]]
+    rows: list[Rows] = field(default_factory=list)
+
+    def tokens(self, ids: Future[list[list[int]]]) -> list[list[int]]:
+        try:
+            return ids.result()
+        except TextError as error:
+            raise error.renumbered(self.first + self.inverse.index(error.index)) from None
+
+    def result(self, model: MoEEModel) -> np.ndarray:
+        """Wait, and return the vectors of all texts in each prompt, of shape `(num_prompts, n, size)`."""
+        result = np.stack([rows.take(self.inverse) for rows in self.rows])
+        for vectors in result:
+            check_finite(model, torch.from_numpy(vectors), range(self.first, self.first + len(vectors)))
+        return result
+
+
 @torch.inference_mode()
-def _run(
+def _start(
     model: MoEEModel,
-    texts: list[str],
-    template: str,
+    ids: list[list[int]],
     wanted: Wanted,
     vectors_of: Callable[[Capture], torch.Tensor],
     batches: Batches,
     progress: Any,
-) -> np.ndarray:
-    """Return the vectors of texts in one prompt, of shape `(n, size)`."""
-    result = np.empty((0, 0), np.float32)
-    for indices, capture in run_texts(model, texts, template, wanted, batches):
-        vectors = vectors_of(capture)  # [B, N]
-        check_finite(model, vectors, indices)
-        if not len(result):
-            result = np.empty((len(texts), vectors.shape[1]), np.float32)
-        result[indices] = vectors.cpu()
+) -> Rows:
+    """Start all batches of texts in one prompt."""
+    rows = Rows(len(ids), batches.device)
+    for indices, capture in run_texts(model, ids, wanted, batches):
+        rows.put(indices, vectors_of(capture))
         progress.update(len(indices))
-    return result
+    return rows
+
+
+def delayed(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Hand on items when so many more have come; if no more come for an error, those that are there come before it."""
+    waiting: deque[Item] = deque()
+    failure: Exception | None = None
+    iterator = iter(items)
+    while True:
+        try:
+            waiting.append(next(iterator))
+        except StopIteration:
+            break
+        except Exception as error:
+            failure = error
+            break
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+    if failure is not None:
+        raise failure
 
 
 def _progress(show: bool | None, total: int | None) -> Any:

@@ -13,8 +13,10 @@ def test_windows_are_bounded(monkeypatch):
     monkeypatch.setattr(batching_moee, "WINDOW_TEXTS", 3)
     monkeypatch.setattr(batching_moee, "WINDOW_CHARACTERS", 10)
     texts = ["a", "b", "c", "d", "e" * 12, "f", "g" * 9, "h", "i"]
-    assert [len(window) for window in windows(texts)] == [3, 2, 2, 2]
-    assert [text for window in windows(texts) for text in window] == texts
+    parts = list(windows(texts, torch.device("cpu")))
+    assert [len(part) for part in parts] == [3, 2, 2, 2]
+    assert [text for part in parts for text in part] == texts
+    assert list(windows(texts, torch.device("cuda"))) == [texts]
 
 
 def test_padded_length():

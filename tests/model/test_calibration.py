@@ -9,7 +9,7 @@ from support.common import CHECKPOINT, TEXTS, set_random_statistics
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
-from moee_hf.model import fitted_moee, inference_moee
+from moee_hf.model import fitted_moee, stream_moee
 from moee_hf.model.statistics_moee import Moments
 
 CORPUS = [f"{text} {number}" for number, text in itertools.product(range(6), TEXTS)]
@@ -113,9 +113,9 @@ def test_texts_are_a_stream_read_once_and_not_kept(model, monkeypatch):
             yield f"Text {number}."
 
     ahead = []
-    tokens = inference_moee.token_ids
+    tokens = stream_moee.token_ids
     monkeypatch.setattr(
-        inference_moee,
+        stream_moee,
         "token_ids",
         lambda model, texts, *rest: (
             ahead.append((len(texts), len(read))) or tokens(model, texts[:1], *rest) * len(texts)

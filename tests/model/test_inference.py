@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.common import CHECKPOINT, LONG_PROMPT, MANY
+from support.packed_attention import packed_attention
 from support.tiny_backbones import LONGROPE, SUPPORTED, expert_modules, redraw, tiny_config, tiny_model
 
 from moee_hf import MoEEConfig, MoEEModel
@@ -13,7 +14,8 @@ from moee_hf.model import experts_moee
 from moee_hf.model.backbone_moee import last_token_modules, text_model_of
 from moee_hf.model.batching_moee import padded_length
 from moee_hf.model.capture_moee import _active
-from moee_hf.model.inference_moee import pad, run_batch, run_prefix, wanted_of
+from moee_hf.model.inference_moee import pack, pad, run_batch, run_prefix, wanted_of
+from moee_hf.model.layout_moee import can_pack
 from moee_hf.model.prefix_moee import can_cache_prefix
 
 GENERATOR = torch.Generator().manual_seed(2)
@@ -46,6 +48,7 @@ def test_what_is_spared_by_architecture(model_type):
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
+    """Also what is for GPUs alone, run here: all experts at once, and packed texts."""
     model = tiny_model(model_type)
     experts_moee.use_fast_experts(model.model)
     expected = (
@@ -68,18 +71,32 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
                 monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
                 for read, sources in ((rows, ("state",)), (rows[:1], ()), ([], ("state",))):
                     wanted = replace(wanted_of(model), routers=tuple(read), sources=sources)
-                    captures = [run_batch(model, pad(IDS), wanted, lean=True)]
-                    if can_cache_prefix(model.model):
-                        prefix = run_prefix(model, HEAD, wanted)
-                        rest = pad([ids[len(HEAD) :] for ids in IDS])
-                        captures += [run_batch(model, rest, wanted, lean=True, prefix=prefix) for _ in range(2)]
-                    for capture in captures:
+                    for capture in lean_passes(model, wanted, monkeypatch):
                         hidden, routing = capture.hidden_and_routing("state", "softmax")
                         if sources:
                             torch.testing.assert_close(hidden, plain.pooled_hidden_state, atol=1e-5, rtol=1e-5)
                         if read:
                             expected = plain.router_weights[:, : len(read)]
                             torch.testing.assert_close(routing, expected, atol=1e-5, rtol=0)
+
+
+def lean_passes(model, wanted, monkeypatch):
+    """The same texts in every way: as on a processor, as on a GPU, after a common prefix, packed."""
+    yield run_batch(model, pad(IDS), wanted, lean=True)
+    if can_cache_prefix(model.model):
+        prefix = run_prefix(model, HEAD, wanted)
+        rest = pad([ids[len(HEAD) :] for ids in IDS])
+        for _ in range(2):
+            yield run_batch(model, rest, wanted, lean=True, prefix=prefix)
+    if wanted.routers != tuple(model.config.router_indices):
+        return
+    with monkeypatch.context() as patch:
+        patch.setattr(experts_moee, "has_grouped_products", lambda device: True)
+        yield run_batch(model, pad(IDS), wanted, lean=True)
+        if can_cache_prefix(model.model) and model.model._supports_flash_attn:
+            with packed_attention(model.model):
+                assert can_pack(model.model)
+                yield run_batch(model, pack(IDS), wanted, lean=True)
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,14 @@ def calibrated(vectors, of_corpus):
 
 def texts_read(monkeypatch, read):
     """Call a function with each text that a model reads, and its prompt, before it does."""
-    run_texts = stream_moee.run_texts
+    token_ids = stream_moee.token_ids
 
-    def watched(model, texts, template, *others):
+    def watched(model, texts, template):
         for text in texts:
             read((text, template))
-        return run_texts(model, texts, template, *others)
+        return token_ids(model, texts, template)
 
-    monkeypatch.setattr(stream_moee, "run_texts", watched)
+    monkeypatch.setattr(stream_moee, "token_ids", watched)
 
 
 def score(task, vector):
