@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="a new folder")
     parser.add_argument("--full", action="store_true", help="copy the weights too (default: refer to the backbone's)")
     parser.add_argument("--repo-id", help="repository to publish it in (default: the recipe's)")
-    parser.add_argument("--device", default="cpu", help="where embeddings for the card are computed: cpu, cuda, auto")
+    parser.add_argument("--device", default="cpu", help="where to embed for the card: cpu, cuda:1, xpu, auto, ...")
     arguments = parser.parse_args(argv)
     try:
         recipe = read_recipe(arguments.recipe)

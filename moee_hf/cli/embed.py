@@ -47,7 +47,7 @@ def add_embed_command(commands: Commands) -> None:
         help="int8 and uint8 take a byte a dimension, binary and ubinary a bit; of a calibrated model "
         "(default: float32)",
     )
-    add_model_flags(parser)
+    add_model_flags(parser, several_devices=True)
     add_prompt_flag(parser)
     add_choice_flags(parser)
     set_run(parser, _embed)
@@ -90,6 +90,7 @@ def _embed(arguments: argparse.Namespace) -> None:
         "batch_size": arguments.batch_size,
         "normalize_embeddings": arguments.normalize,
         "precision": arguments.precision,
+        "devices": arguments.devices,
     }
     if file.first_empty is not None:
         _check_empty(model, file, prompt)

@@ -28,7 +28,9 @@ _ADVICE = {
 
 def sentence(error: BaseException, arguments: argparse.Namespace) -> str | None:
     """Return what an error says to a user, on one line; None if it is a fault of the program."""
-    if _is_out_of_memory(error):
+    if isinstance(error, RuntimeError) and str(error).startswith("devices: "):  # which one, and why
+        text = _with_flag(str(error), arguments)
+    elif _is_out_of_memory(error):
         text = (
             "memory: expected enough for the model and a batch; there is not. Lower --batch-size, load with --dtype "
             "bfloat16, or take a larger device or a smaller model."

@@ -68,8 +68,16 @@ def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_flags(parser: argparse.ArgumentParser, dtype: str | None = "auto") -> None:
-    """Add the model and how it is loaded; `dtype` None: float32 on the processor, else as stored."""
+def add_model_flags(
+    parser: argparse.ArgumentParser, dtype: str | None = "auto", several_devices: bool = False
+) -> None:
+    """Add the model and how it is loaded.
+
+    Args:
+        parser: The parser of a command.
+        dtype: Of the weights. None: float32 on the processor, else as stored.
+        several_devices: Whether the command can run on several.
+    """
     parser.set_defaults(choices=())  # those of MoEEConfig that are flags too, see choices.py
     group = parser.add_argument_group("model", "arguments of MoEEModel.from_pretrained; --device is its device_map")
     group.add_argument(
@@ -84,7 +92,20 @@ def add_model_flags(parser: argparse.ArgumentParser, dtype: str | None = "auto")
         choices=("auto", "float32", "bfloat16", "float16"),
         help=f"of the weights (default: {dtype or 'float32 on the processor, else auto'}); auto is as stored",
     )
-    group.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto (default: auto with a GPU, else cpu)")
+    where = group.add_mutually_exclusive_group()
+    where.add_argument(
+        "--device",
+        help="cpu, an accelerator as torch names it (cuda, cuda:1, xpu, mps, ...), or auto: its layers on all "
+        "accelerators (default: auto with an accelerator, else cpu)",
+    )
+    if several_devices:
+        where.add_argument(
+            "--devices",
+            type=lambda value: value if value == "all" else value.split(","),
+            metavar="NAMES",
+            help="share the texts out: a whole model in a process for each, such as cuda:0,cuda:1, or all for all "
+            "accelerators (Python: devices=)",
+        )
 
 
 def add_revision_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -18,13 +18,14 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
     """Load the model that the flags name, or else the default, with the choices that they make.
 
     Raises:
-        ValueError: If the device is not there, a name is empty, or a flag has no effect on this model.
+        ValueError: If a device is not there, a name is empty, or a flag has no effect on this model.
     """
     import_transformers()
     from ..model.modeling_moee import MoEEModel
 
-    device = _device(arguments.device)
-    dtype = arguments.dtype or ("float32" if device == "cpu" else "auto")
+    devices = getattr(arguments, "devices", None)
+    device = _device(arguments.device, devices)
+    dtype = arguments.dtype or ("float32" if device == "cpu" and devices is None else "auto")
     source = default if arguments.model is None else arguments.model
     check_source(source, arguments.revision)
     hub: dict[str, Any] = {} if arguments.revision is None else {"revision": arguments.revision}
@@ -65,14 +66,13 @@ def import_transformers() -> None:
         transformers.logging.disable_progress_bar()
 
 
-def _device(name: str | None) -> str:
-    import torch
+def _device(name: str | None, devices: list[str] | str | None) -> str:
+    """Return where the model is loaded to; for several devices that is the processor, from which they take it."""
+    from ..model.devices_moee import accelerators, find_device, find_devices
 
+    if devices is not None:
+        find_devices(devices)  # before the model is loaded
+        return "cpu"
     if name is None:
-        return "auto" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    available = {"auto": 1, "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
-    if not available.get(kind) or (":" in name and not (index.isdecimal() and int(index) < available[kind])):
-        there = ", ".join(f"{kind}{':0' * (kind == 'cuda')}" for kind, count in available.items() if count)
-        raise ValueError(f"device: expected one that is here ({there}); got {name!r}.")
-    return name
+        return "auto" if accelerators() else "cpu"
+    return name if name == "auto" else str(find_device("device", name, others=["auto"]))

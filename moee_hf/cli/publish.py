@@ -34,7 +34,7 @@ def add_publish_command(commands: Commands) -> None:
         "--full", action="store_true", help="with the weights (default: only where they are not on the Hub)"
     )
     parser.add_argument("--license", metavar="ID", help="the backbone's licence on the Hub (default: the recipe's)")
-    parser.add_argument("--device", default="cpu", help="where embeddings for the card are computed: cpu, cuda, auto")
+    parser.add_argument("--device", default="cpu", help="where to embed for the card: cpu, cuda:1, xpu, auto, ...")
     parser.add_argument("--push", action="store_true", help="push it to the Hub")
     parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
     parser.add_argument(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from .agreement_moee import agreement_by_alpha, cautious_alpha, random_cosines, weights_by_agreement
 from .compression_moee import principal_components, project
+from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
 from .fitted_moee import calibration_key, compression_key
 from .functional_moee import Mix
 from .inference_moee import embeddings_of, finish, split_raw, wanted_of
@@ -18,8 +19,11 @@ from .statistics_moee import StatisticsFit
 from .stream_moee import read_stream
 
 if TYPE_CHECKING:
-    from .configuration_moee import MoEEConfig
     from .modeling_moee import MoEEModel
+
+# what `calibrate` makes of RW before it weighs their layers
+BETTER_ROUTING = {"router_activation": "clr", "router_standardization": "center", "router_layer_weights": None}
+_FITTED_CHOICES = (*BETTER_ROUTING, "alpha", "standardize", "dimensions", *STATISTICS_FIELDS)
 
 
 def fit_corpus(
@@ -89,6 +93,13 @@ def embeddings_of_sample(model: MoEEModel, fits: Sequence[StatisticsFit], mix: M
         hidden, routing = fit.sample()
         parts.append(embeddings_of(model, hidden, routing[:, model.config.router_indices], mix, prompt))
     return finish(model, torch.stack(parts), mix)
+
+
+def take_fits(model: MoEEModel, fitted: MoEEModel) -> None:
+    """Give a model all that a copy of it was fitted to."""
+    model.statistics = fitted.statistics
+    for field in _FITTED_CHOICES:
+        setattr(model.config, field, getattr(fitted.config, field))
 
 
 def fit_compression(model: MoEEModel, embeddings: torch.Tensor, dimensions: int | None) -> None:

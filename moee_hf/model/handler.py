@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import AutoModel
 
 
@@ -16,8 +15,8 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
-        device = "auto" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModel.from_pretrained(path, trust_remote_code=True, device_map=device)
+        # the accelerators that there are, or else the processor
+        self.model = AutoModel.from_pretrained(path, trust_remote_code=True, device_map="auto")
 
     def __call__(self, data: dict[str, Any]) -> list[list[float]] | list[float]:
         """Embed texts, or compare one with others.

@@ -17,10 +17,11 @@ from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_moee import is_causal
-from .calibration_moee import apply_fits, fit_compression, fit_corpus
+from .calibration_moee import BETTER_ROUTING, apply_fits, fit_compression, fit_corpus, take_fits
 from .checkpointing_moee import keep_captures
 from .compression_moee import quantize
-from .configuration_moee import STATISTICS_FIELDS, MoEEConfig
+from .configuration_moee import MoEEConfig
+from .devices_moee import embed_on_devices
 from .fitted_moee import calibrated_prompts, check_precision, find_max_length, find_prompt_indices
 from .functional_moee import check_count, check_flag, similarity, similarity_pairwise
 from .hooks_moee import install_hooks
@@ -30,10 +31,6 @@ from .pretrained_moee import MoEEPreTrainedModel
 from .prompts_moee import check_texts
 from .statistics_moee import Statistics
 from .stream_moee import embed_stream
-
-# what `calibrate` makes of RW before it weighs their layers
-_BETTER_ROUTING = {"router_activation": "clr", "router_standardization": "center", "router_layer_weights": None}
-_FITTED_CHOICES = (*_BETTER_ROUTING, "alpha", "standardize", "dimensions")
 
 
 @dataclass
@@ -146,6 +143,7 @@ class MoEEModel(MoEEPreTrainedModel):
         alpha: float | None = None,
         standardize: bool | None = None,
         precision: str = "float32",
+        devices: Sequence[str | torch.device] | str | None = None,
     ) -> np.ndarray | torch.Tensor | list[torch.Tensor]:
         """Embed texts; a text's embedding depends on that text alone, not on the others or the batch size.
 
@@ -166,6 +164,8 @@ class MoEEModel(MoEEPreTrainedModel):
             standardize: Whether to standardize HS and RW with the model's statistics.
             precision: `"float32"`; `"int8"` or `"uint8"`, a byte a dimension of the unit vector; `"binary"` or
                 `"ubinary"`, the signs alone, packed eight to a byte. Smaller ones take a calibrated model.
+            devices: Where to embed, in a process for each: names, such as `["cuda:0", "cuda:1"]`, or `"all"` for all
+                accelerators. The model lies on the CPU, and stays there. None: where the model is.
 
         Returns:
             Of shape `(embedding_size,)` for one text, `(n, embedding_size)` for n in the order given; float32, or as
@@ -174,13 +174,14 @@ class MoEEModel(MoEEPreTrainedModel):
         Raises:
             TypeError: If a text is not a string, texts come as a table, or what is true or false is something else.
             ValueError: If a text has no token, nor its prompt, the prompt is unknown or leaves no room for text, an
-                embedding is not finite, or the model was not fitted to the precision.
+                embedding is not finite, the model was not fitted to the precision, or a device is not there.
+            RuntimeError: If the process of one of the `devices` ends or fails, as for want of memory.
         """
         check_flag("convert_to_numpy", convert_to_numpy)
         check_flag("convert_to_tensor", convert_to_tensor)
         one, texts = isinstance(texts, str), check_texts(texts)
         mix = self.config.mix(combination, alpha, standardize, normalize_embeddings)
-        options = (normalize_embeddings, combination, alpha, standardize, precision)
+        options = (normalize_embeddings, combination, alpha, standardize, precision, devices)
         size, end = mix.dimensions or self.config.embedding_size_for(mix.combination), 0
         result = quantize(np.empty((0, size), np.float32), precision)
         for part in self.encode_stream(texts, prompt_name, prompt, batch_size, show_progress_bar, *options):
@@ -205,6 +206,7 @@ class MoEEModel(MoEEPreTrainedModel):
         alpha: float | None = None,
         standardize: bool | None = None,
         precision: str = "float32",
+        devices: Sequence[str | torch.device] | str | None = None,
     ) -> Iterator[np.ndarray]:
         """Embed any number of texts as they come, in flat memory; arguments and errors are those of `encode`.
 
@@ -216,7 +218,8 @@ class MoEEModel(MoEEPreTrainedModel):
         if precision != "float32":
             check_precision(self.config, mix, precision)
             mix = replace(mix, normalize=True)
-        parts = embed_stream(self, texts, templates, mix, batch_size, show_progress_bar)
+        arguments = (self, texts, templates, mix, batch_size, show_progress_bar)
+        parts = embed_stream(*arguments) if devices is None else embed_on_devices(*arguments, devices)
         return (quantize(part, precision, self.statistics.largest) for part in parts)
 
     def tokenize(
@@ -286,10 +289,10 @@ class MoEEModel(MoEEPreTrainedModel):
         check_flag("keep_routing", keep_routing)
         check_count("dimensions", dimensions, "dimensions")
         templates = self.config.resolve_prompts(prompt_name, prompt)
-        model = self.with_config(dimensions=None, **{} if keep_routing else _BETTER_ROUTING)
+        model = self.with_config(dimensions=None, **{} if keep_routing else BETTER_ROUTING)
         fits = fit_corpus(model, texts, templates, batch_size, show_progress_bar)
         by_alpha = apply_fits(model, fits, templates, weigh=not keep_routing, dimensions=dimensions)
-        self._take_statistics(model)
+        take_fits(self, model)
         return by_alpha
 
     def compress(self, texts: Iterable[str], dimensions: int | None = None) -> None:
@@ -306,13 +309,7 @@ class MoEEModel(MoEEPreTrainedModel):
         model = self.with_config(dimensions=None)
         prompt = calibrated_prompts(self.config) or None
         fit_compression(model, torch.as_tensor(model.encode(texts, prompt=prompt, standardize=True)), dimensions)
-        self._take_statistics(model)
-
-    def _take_statistics(self, model: MoEEModel) -> None:
-        """Take over all that a copy of this model was fitted to."""
-        self.statistics = model.statistics
-        for field in (*_FITTED_CHOICES, *STATISTICS_FIELDS):
-            setattr(self.config, field, getattr(model.config, field))
+        take_fits(self, model)
 
     def set_statistics(self, **statistics: torch.Tensor) -> None:
         """Store the statistics that `config.standardize` uses; they are saved and loaded with the model.

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="verify", description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("model", metavar="REPO_ID", help="repository on the Hub, or a built folder")
     parser.add_argument("--revision", help="branch, tag or commit (default: the newest)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, auto")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda:1, xpu, auto, ...")
     parser.add_argument(
         "--tolerance",
         type=float,
