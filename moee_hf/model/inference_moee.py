@@ -38,10 +38,10 @@ from .compression_moee import project
 from .experts_moee import bytes_per_token
 from .functional_moee import Mix, combine, weigh_layers
 from .inputs_moee import input_device
-from .layout_moee import can_pack, layout_of
+from .layout_moee import can_pack, has_flash_attention, layout_of
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
 from .prompts_moee import TextError, tokenize
-from .transfer_moee import send
+from .transfer_moee import is_asynchronous, send
 from .validation_moee import layer_indices
 
 if TYPE_CHECKING:
@@ -169,8 +169,11 @@ def run_texts(
     model.eval()
     device = input_device(model)
     head = common_prefix(ids)
-    prefix = run_prefix(model, head, wanted) if head and can_cache_prefix(model.model) else None
+    can_cache = can_cache_prefix(model.model)
+    prefix = run_prefix(model, head, wanted) if head and can_cache else None
     packed = prefix is None and can_pack(model.model)
+    # beside a cache, if only an empty one, transformers does not ask the device whether texts are packed
+    cache = PrefixCache(empty_cache(model.model)) if can_cache and is_asynchronous(device) else None
     num_shared = 0 if prefix is None else prefix.num_tokens
     lengths = [len(row) - num_shared for row in ids]
     if keeps_kernels(device, model.dtype) and len(ids) > 1 and not packed:
@@ -179,11 +182,12 @@ def run_texts(
 
     def run(indices: list[int]) -> Capture:
         if packed:
-            return run_batch(model, pack([ids[index] for index in indices]), wanted, lean=True)
+            batch = pack([ids[index] for index in indices])
+            return run_batch(model, batch, wanted, lean=True, cache=cache if has_flash_attention(model.model) else None)
         longest = num_shared + lengths[indices[0]]
         start = num_shared if longest <= MAX_TIMES_LONGER * num_shared else 0
         batch = pad([ids[index][start:] for index in indices], longest - start)
-        return run_batch(model, batch, wanted, lean=True, prefix=prefix if start else None)
+        return run_batch(model, batch, wanted, lean=True, prefix=prefix if start else None, cache=cache)
 
     # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
     yield from batches.run(run, [length + num_shared // 8 for length in lengths], packed)
@@ -192,7 +196,7 @@ def run_texts(
 def run_prefix(model: MoEEModel, ids: list[int], wanted: Wanted) -> Prefix:
     """Run tokens with which several texts begin, once for all of them; arguments are those of `run_batch`."""
     cache = empty_cache(model.model)
-    capture = _run(model, pad([ids]), wanted, cache, lean=True)
+    capture = run_batch(model, pad([ids]), wanted, lean=True, cache=cache)
     # of the last token alone there is no mean; of values there is one all the same
     weight = capture.layout.weight(pooling_of("values", wanted.pooling), 0)
     return Prefix(len(ids), PrefixCache(cache), capture.hidden, capture.routing, weight)
@@ -204,6 +208,7 @@ def run_batch(
     wanted: Wanted,
     lean: bool = False,
     prefix: Prefix | None = None,
+    cache: DynamicCache | None = None,
 ) -> Capture:
     """Run a batch of tokens in one forward pass.
 
@@ -215,6 +220,7 @@ def run_batch(
         wanted: What is read.
         lean: Whether to compute no more than that takes.
         prefix: Tokens that come before those of every text, which are not packed then.
+        cache: For keys and values, if there is no prefix. None: the backbone gets none.
 
     Returns:
         HS and RW of each text, pooled.
@@ -222,18 +228,8 @@ def run_batch(
     Raises:
         ValueError: If the backbone cannot give what is wanted.
     """
-    return _run(model, batch, wanted, None if prefix is None else prefix.cache, lean, prefix)
-
-
-def _run(
-    model: MoEEModel,
-    batch: dict[str, torch.Tensor],
-    wanted: Wanted,
-    cache: DynamicCache | None,
-    lean: bool,
-    prefix: Prefix | None = None,
-) -> Capture:
     text_model, device = text_model_of(model.model), input_device(model)
+    cache = cache if prefix is None else prefix.cache
     # where layers repeat, a lean pass would end with the first run of one
     lean = lean and not quirk_of(text_model).repeats_layers
     layout = layout_of(batch, device)

@@ -115,8 +115,13 @@ def can_pack(backbone: PreTrainedModel) -> bool:
 
     Flash attention is told where texts begin; for flex attention transformers derives it from their positions.
     """
-    implementation = text_model_of(backbone).config._attn_implementation or ""
-    return ("flash" in implementation or implementation == "flex_attention") and can_cache_prefix(backbone)
+    is_flex = text_model_of(backbone).config._attn_implementation == "flex_attention"
+    return (is_flex or has_flash_attention(backbone)) and can_cache_prefix(backbone)
+
+
+def has_flash_attention(backbone: PreTrainedModel) -> bool:
+    """Whether a backbone uses flash attention of any version, or a kernel of that name."""
+    return "flash" in (text_model_of(backbone).config._attn_implementation or "")
 
 
 def layout_of(batch: Mapping[str, torch.Tensor], device: torch.device) -> Layout:

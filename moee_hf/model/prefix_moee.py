@@ -41,18 +41,20 @@ class PrefixCache(DynamicCache):
     """Keys and values that come before those of each text, and stay as they are: a text's own are not kept.
 
     Args:
-        filled: The cache of a pass over one row of tokens.
+        cache: That of a pass over one row of tokens, or an empty one: none come before.
     """
 
-    def __init__(self, filled: DynamicCache):
+    def __init__(self, cache: DynamicCache):
         super().__init__()
-        self.layers, self.layer_class_to_replicate = filled.layers, None
+        self.layers, self.layer_class_to_replicate = cache.layers, None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the keys and values of a layer: the prefix's for each text, then these."""
         layer = copy.copy(self.layers[layer_idx])
+        if not layer.is_initialized:
+            return key_states, value_states
         layer.keys = layer.keys.expand(len(key_states), -1, -1, -1)
         layer.values = layer.values.expand(len(value_states), -1, -1, -1)
         return layer.update(key_states, value_states, *args, **kwargs)

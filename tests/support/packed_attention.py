@@ -10,11 +10,11 @@ NAME = "flash_attention_2"
 
 
 @contextlib.contextmanager
-def packed_attention(backbone):
-    """Let a backbone attend with the function below, as if flash attention were installed."""
+def packed_attention(backbone, function=None):
+    """Let a backbone attend with a function, `attend` by default, as if flash attention were installed."""
     configs = {id(config): config for module in backbone.modules() if (config := getattr(module, "config", None))}
     before = {key: config._attn_implementation for key, config in configs.items()}
-    with mock.patch.dict(ALL_ATTENTION_FUNCTIONS._local_mapping, {NAME: attend}):
+    with mock.patch.dict(ALL_ATTENTION_FUNCTIONS._local_mapping, {NAME: function or attend}):
         for config in configs.values():
             config._attn_implementation_internal = NAME
         yield
