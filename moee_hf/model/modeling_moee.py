@@ -211,7 +211,7 @@ class MoEEModel(MoEEPreTrainedModel):
         """Embed any number of texts as they come, in flat memory; arguments and errors are those of `encode`.
 
         Returns:
-            An iterator over arrays of shape `(n, embedding_size)`, each of the next n texts, a thousand or so.
+            An iterator over arrays of shape `(n, embedding_size)`, each of the next n texts, a thousand or more.
         """
         templates = self.config.resolve_prompts(prompt_name, prompt)
         mix = self.config.mix(combination, alpha, standardize, normalize_embeddings)

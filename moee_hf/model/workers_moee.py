@@ -153,13 +153,13 @@ def _file_of(model: MoEEModel) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         if hasattr(os, "memfd_create"):
-            file = stack.enter_context(os.fdopen(os.memfd_create("moee"), "wb"))
-            path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+            stack.callback(os.close, descriptor := os.memfd_create("moee"))
+            path, where = f"/proc/{os.getpid()}/fd/{descriptor}", "in memory"
         else:
-            path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "model.pt")
-            file = stack.enter_context(open(path, "wb"))
+            where = stack.enter_context(tempfile.TemporaryDirectory())
+            path = os.path.join(where, "model.pt")
         try:
-            torch.save(model, file)
+            torch.save(model, path)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"devices: expected a model that other processes can have; got one that does not pickle ({error}). "
@@ -167,10 +167,9 @@ def _file_of(model: MoEEModel) -> Iterator[str]:
             ) from error
         except RuntimeError as error:
             raise RuntimeError(
-                f"devices: expected room for a copy of the weights, which all processes read, at {path}; got an error "
-                f"({error}). Free memory, or load the model in bfloat16."
+                f"devices: expected room {where} for a copy of the model, which all processes read; got an error "
+                f"({' '.join(str(error).split())}). Free some, or load the model in bfloat16."
             ) from error
-        file.flush()
         yield path
 
 

@@ -194,6 +194,13 @@ def test_a_model_that_does_not_pickle(model, monkeypatch):
         model.encode(TEXTS, devices=["cpu"])
 
 
+@pytest.mark.usefixtures("no_process", "full_disk")
+def test_no_room_for_the_copy_that_the_processes_read(model, monkeypatch):
+    monkeypatch.setattr(workers_moee, "Worker", lambda device: SimpleNamespace(kill=list, close=list))
+    with pytest.raises(RuntimeError, match=r"^devices: expected room in memory for a copy of the model.*\. Free some"):
+        model.encode(TEXTS, devices=["cpu"])
+
+
 @pytest.mark.parametrize("torch_tells", [True, False], ids=["torch.accelerator", "torch 2.5"])
 @pytest.mark.parametrize(("kind", "count"), [("cuda", 2), ("xpu", 1), ("mps", 1), ("cpu", 0)])
 def test_any_accelerator_that_torch_has_is_found(monkeypatch, kind, count, torch_tells):

@@ -15,7 +15,7 @@ def test_public_names():
     assert set(moee_hf.__all__) == {"MoEEConfig", "MoEEModel", "MoEEModelOutput", "UnsupportedBackboneError"}
     assert list(inspect.signature(MoEEModel.encode).parameters) == [
         *("self", "texts", "prompt_name", "prompt", "batch_size", "show_progress_bar", "normalize_embeddings"),
-        *("convert_to_numpy", "convert_to_tensor", "combination", "alpha", "standardize", "precision"),
+        *("convert_to_numpy", "convert_to_tensor", "combination", "alpha", "standardize", "precision", "devices"),
     ]
 
 
