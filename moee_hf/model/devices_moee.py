@@ -15,7 +15,7 @@ import torch
 from .batching_moee import distinct, windows
 from .functional_moee import Mix
 from .prompts_moee import TextError, stream_texts
-from .stream_moee import _progress, delayed, embed_stream
+from .stream_moee import delayed, embed_stream, progress_bar
 from .workers_moee import Worker, running
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def embed_on_devices(
         if (group := next(groups, None)) is None:  # no process is started for nothing
             return
         with (
-            _progress(show_progress_bar, None if total is None else total * num_templates) as progress,
+            progress_bar(show_progress_bar, None if total is None else total * num_templates) as progress,
             running(model, found) as workers,
         ):
 

@@ -2,11 +2,11 @@
 
 How a lean pass runs, in order:
 
-1. `token_ids` tokenizes the texts inside a prompt. `run_texts` computes the tokens with which all of them begin once
+1. `token_ids` tokenises the texts inside a prompt. `run_texts` computes the tokens with which all of them begin once
    (`run_prefix`), and forms batches of similar length, padded or, where attention can keep texts apart, packed.
-2. `run_batch` makes a `Capture`: what is wanted of the pass, and where the tokens of each text lie. For as long as the pass runs, it is the
-   active capture of this thread or task. The backbone runs as transformers wrote it; hooks that were installed when
-   the model was built look for the active capture, and do nothing without one.
+2. `run_batch` makes a `Capture`: what is wanted of the pass, and where the tokens of each text lie. For as long as the
+   pass runs, it is the active capture of this thread or task. The backbone runs as transformers wrote it; hooks that
+   were installed when the model was built look for the active capture, and do nothing without one.
 3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. After each attention
    block, where HS is read there, a hook pools what it adds. After each router, another hook pools its routing weights.
    All go on from the means over the prefix, if there is one.
@@ -36,7 +36,7 @@ from .batching_moee import Batches, keeps_kernels, padded_length, token_budget
 from .capture_moee import Capture, Wanted, pooling_of
 from .compression_moee import project
 from .experts_moee import bytes_per_token
-from .functional_moee import Mix, combine, weigh_layers
+from .functional_moee import Mix, combine, token_weights, weigh_layers
 from .inputs_moee import input_device
 from .layout_moee import can_pack, has_flash_attention, layout_of
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
@@ -172,8 +172,9 @@ def run_texts(
     can_cache = can_cache_prefix(model.model)
     prefix = run_prefix(model, head, wanted) if head and can_cache else None
     packed = prefix is None and can_pack(model.model)
-    # beside a cache, if only an empty one, transformers does not ask the device whether texts are packed
-    cache = PrefixCache(empty_cache(model.model)) if can_cache and is_asynchronous(device) else None
+    # transformers asks the device whether texts are packed, as flex attention has to know, but not beside a cache
+    asks = packed and not has_flash_attention(model.model)
+    empty = PrefixCache(empty_cache(model.model)) if can_cache and not asks and is_asynchronous(device) else None
     num_shared = 0 if prefix is None else prefix.num_tokens
     lengths = [len(row) - num_shared for row in ids]
     if keeps_kernels(device, model.dtype) and len(ids) > 1 and not packed:
@@ -182,12 +183,11 @@ def run_texts(
 
     def run(indices: list[int]) -> Capture:
         if packed:
-            batch = pack([ids[index] for index in indices])
-            return run_batch(model, batch, wanted, lean=True, cache=cache if has_flash_attention(model.model) else None)
+            return run_batch(model, pack([ids[index] for index in indices]), wanted, lean=True, cache=empty)
         longest = num_shared + lengths[indices[0]]
         start = num_shared if longest <= MAX_TIMES_LONGER * num_shared else 0
         batch = pad([ids[index][start:] for index in indices], longest - start)
-        return run_batch(model, batch, wanted, lean=True, prefix=prefix if start else None, cache=cache)
+        return run_batch(model, batch, wanted, lean=True, prefix=prefix if start else None, cache=empty)
 
     # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
     yield from batches.run(run, [length + num_shared // 8 for length in lengths], packed)
@@ -195,10 +195,10 @@ def run_texts(
 
 def run_prefix(model: MoEEModel, ids: list[int], wanted: Wanted) -> Prefix:
     """Run tokens with which several texts begin, once for all of them; arguments are those of `run_batch`."""
-    cache = empty_cache(model.model)
-    capture = run_batch(model, pad([ids]), wanted, lean=True, cache=cache)
+    cache, batch = empty_cache(model.model), pad([ids])
+    capture = run_batch(model, batch, wanted, lean=True, cache=cache)
     # of the last token alone there is no mean; of values there is one all the same
-    weight = capture.layout.weight(pooling_of("values", wanted.pooling), 0)
+    weight = token_weights(batch["attention_mask"], pooling_of("values", wanted.pooling)).sum()
     return Prefix(len(ids), PrefixCache(cache), capture.hidden, capture.routing, weight)
 
 

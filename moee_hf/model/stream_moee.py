@@ -105,7 +105,7 @@ def _stream(
     def parts() -> Iterator[np.ndarray]:
         with (
             ThreadPoolExecutor(1) as tokenizing,
-            _progress(show_progress_bar, None if total is None else total * len(templates)) as progress,
+            progress_bar(show_progress_bar, None if total is None else total * len(templates)) as progress,
         ):
 
             def tokenized() -> Iterator[_Window]:
@@ -195,6 +195,7 @@ def delayed(items: Iterable[Item], count: int) -> Iterator[Item]:
         raise failure
 
 
-def _progress(show: bool | None, total: int | None) -> Any:
+def progress_bar(show: bool | None, total: int | None) -> Any:
+    """Return a bar that counts texts, once for each prompt. None: on a terminal, once the work has taken seconds."""
     disable, delay = (None, 5) if show is None else (not show, 0)
     return logging.tqdm(total=total, desc="Embedding", unit="text", disable=disable, delay=delay)

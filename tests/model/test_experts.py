@@ -1,4 +1,6 @@
-"""Experts one by one on the processor, whatever the architecture's weights look like."""
+"""Experts one by one, as on a processor, and all at once, as on a GPU, whatever the weights look like."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -7,15 +9,18 @@ from support.common import CHECKPOINT, MANY
 from support.tiny_backbones import expert_modules, tiny_model
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
-from moee_hf import MoEEModel
+from moee_hf import MoEEConfig, MoEEModel
 from moee_hf.model import experts_moee
 
 
 # biases, transposed and interleaved weights; no gate; shared experts; a norm of its own
 @pytest.mark.parametrize("model_type", ["olmoe", "gpt_oss", "nemotron_h", "deepseek_v3", "mixtral", "qwen3_next"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_agrees_with_eager(model_type, dtype, monkeypatch):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_agrees_with_eager(model_type, dtype, at_once, monkeypatch):
     model = tiny_model(model_type).to(dtype)
+    monkeypatch.setattr(experts_moee, "has_grouped_products", lambda device: at_once)
+    monkeypatch.setattr(experts_moee, "_one_by_one" if at_once else "_all_at_once", None)
     monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 1)
     monkeypatch.setattr(experts_moee, "grouped_mm_experts_forward", None)
     experts = expert_modules(model)[0]
@@ -62,8 +67,25 @@ def test_a_loaded_model_uses_them_unless_told_otherwise(loaded, saved, tmp_path)
     assert OlmoeForCausalLM.from_pretrained(saved).config._experts_implementation == "grouped_mm"
 
 
-def test_gradients(monkeypatch):
+def test_products_that_do_not_fit_a_kernel(monkeypatch):
+    """Rows of bfloat16 that do not begin at a multiple of 16 bytes."""
+    config = OlmoeConfig(hidden_size=12, intermediate_size=20, num_experts=4, num_attention_heads=2, vocab_size=50)
+    config.num_hidden_layers, config.num_experts_per_tok, config.pad_token_id = 1, 2, 0
+    model = MoEEModel(MoEEConfig(backbone_config=config)).bfloat16()
+    experts_moee.use_fast_experts(model.model)
+    expected = copy.deepcopy(model)
+    expected.model.set_experts_implementation("eager")
+    for at_once in (False, True):
+        monkeypatch.setattr(experts_moee, "has_grouped_products", lambda device, at_once=at_once: at_once)
+        for length in (1, 30):
+            got, eager = (one(input_ids=torch.arange(length)[None]).embeddings for one in (model, expected))
+            torch.testing.assert_close(got, eager, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_gradients(at_once, monkeypatch):
     monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
+    monkeypatch.setattr(experts_moee, "has_grouped_products", lambda device: at_once)
     gradients = {}
     for name in (experts_moee.EXPERTS_IMPLEMENTATION, "eager"):
         model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, experts_implementation=name)

@@ -16,7 +16,7 @@ from moee_hf.model.batching_moee import padded_length
 from moee_hf.model.capture_moee import _active
 from moee_hf.model.inference_moee import pack, pad, run_batch, run_prefix, wanted_of
 from moee_hf.model.layout_moee import can_pack
-from moee_hf.model.prefix_moee import can_cache_prefix
+from moee_hf.model.prefix_moee import PrefixCache, can_cache_prefix, empty_cache
 
 GENERATOR = torch.Generator().manual_seed(2)
 HEAD = [5, 6, 7, 8, 9]
@@ -92,11 +92,12 @@ def lean_passes(model, wanted, monkeypatch):
         return
     with monkeypatch.context() as patch:
         patch.setattr(experts_moee, "has_grouped_products", lambda device: True)
-        yield run_batch(model, pad(IDS), wanted, lean=True)
+        cache = PrefixCache(empty_cache(model.model)) if can_cache_prefix(model.model) else None
+        yield run_batch(model, pad(IDS), wanted, lean=True, cache=cache)
         if can_cache_prefix(model.model) and model.model._supports_flash_attn:
             with packed_attention(model.model):
                 assert can_pack(model.model)
-                yield run_batch(model, pack(IDS), wanted, lean=True)
+                yield run_batch(model, pack(IDS), wanted, lean=True, cache=cache)
 
 
 @pytest.mark.parametrize(

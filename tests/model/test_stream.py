@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from support.common import MANY, TEXTS
 
-from moee_hf.model import batching_moee
+from moee_hf.model import batching_moee, stream_moee
 
 
 def test_equal_texts_are_read_once(model, tokens_read):
@@ -29,3 +30,49 @@ def test_streams_are_read_as_they_come(model, monkeypatch):
         list(model.encode_stream([*MANY[:20], ""], prompt_name="none"))
     with pytest.raises(ValueError, match="combination: expected one of"):
         model.encode_stream(MANY, combination="both")
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """As on a device that works on its own: a window is tokenised, and one started, before the last is waited for."""
+    monkeypatch.setattr(batching_moee, "WINDOW_TEXTS", 16)
+    monkeypatch.setattr(stream_moee, "is_asynchronous", lambda device: True)
+
+
+def test_a_device_never_waits_for_a_window(model, ahead):
+    read, expected = [], model.encode(MANY, batch_size=1)
+    parts = model.encode_stream(read.append(text) or text for text in MANY)
+    sizes = [(len(part), len(read)) for part in parts]
+    assert sizes == [(16, 48), (16, 64), (16, 80), (16, 80), (16, 80)]
+    assert np.abs(np.concatenate(list(model.encode_stream(iter(MANY)))) - expected).max() < 1e-5
+
+
+MESSAGES = {
+    "text": r"texts\[40\]: expected a text with tokens",
+    "source": "the disk is gone",
+    "weights": r"texts\[40\]: expected finite numbers",
+}
+
+
+@pytest.mark.parametrize("fault", MESSAGES)
+def test_what_came_before_an_error_is_not_lost(model, ahead, fault):
+    def texts():
+        yield from MANY[:40]
+        if fault == "source":
+            raise OSError("the disk is gone")
+        yield "" if fault == "text" else "§"
+        yield from MANY
+
+    token = model.tokenizer("§")["input_ids"][0]
+    weight = model.get_input_embeddings().weight
+    before, parts = weight[token].clone(), []
+    stream = model.encode_stream(texts(), prompt_name="none")
+    if fault == "weights":
+        weight.data[token] = torch.nan
+    try:
+        with pytest.raises((ValueError, OSError), match=MESSAGES[fault]):
+            parts.extend(stream)
+    finally:
+        weight.data[token] = before
+    assert [len(part) for part in parts] == [16, 16]
+    assert np.abs(np.concatenate(parts) - model.encode(MANY[:32], prompt_name="none")).max() < 1e-5

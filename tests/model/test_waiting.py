@@ -9,6 +9,7 @@ import torch
 from support.common import LONG_PROMPT, MANY, set_random_statistics
 from support.packed_attention import packed_attention
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers import masking_utils
 
 from moee_hf.model import experts_moee, inference_moee, layout_moee
 from moee_hf.model.batching_moee import Batches
@@ -28,13 +29,14 @@ def calibrated(loaded):
 @pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
 def test_nothing_waits_for_the_device(calibrated, prompt, packed, pooling, monkeypatch):
     model = copy.deepcopy(calibrated).with_config(pooling=pooling)
-    ids, mode = token_ids(model, MANY, prompt), FakeTensorMode()
+    ids, mode = token_ids(model, MANY, prompt), FakeTensorMode(allow_non_fake_inputs=True)
     replace_by_fakes(model, mode)
     for name in ("pad", "pack", "layout_of"):
         monkeypatch.setattr(inference_moee, name, on_the_host(getattr(inference_moee, name)))
     monkeypatch.setattr(layout_moee.Padded, "rows", on_the_host(layout_moee.Padded.rows))
     for name in ("functional_moee", "inference_moee", "layout_moee", "statistics_moee"):
         monkeypatch.setattr(sys.modules[f"moee_hf.model.{name}"], "send", lambda tensor, device: sent(mode, tensor))
+    monkeypatch.setattr(masking_utils, "is_tracing", lambda tensor: False)  # as with tensors that have values
     monkeypatch.setattr(experts_moee, "has_grouped_products", lambda device: True)
     monkeypatch.setattr(inference_moee, "is_asynchronous", lambda device: True)
     attention = packed_attention(model.model, lambda module, query, *args, **kwargs: (query.transpose(1, 2), None))

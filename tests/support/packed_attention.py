@@ -1,6 +1,7 @@
-"""Flash attention over packed texts, in plain torch: each text alone, from where the arguments say that texts begin."""
+"""Flash attention over packed texts, in plain torch: each text alone, as the bounds say that come with them."""
 
 import contextlib
+import itertools
 from unittest import mock
 
 import torch
@@ -27,10 +28,10 @@ def attend(module, query, key, value, attention_mask, **kwargs):
     assert attention_mask is None
     assert len(query) == 1
     bounds = kwargs["cu_seq_lens_q"].tolist()
-    longest = max(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+    longest = max(end - start for start, end in itertools.pairwise(bounds))
     assert kwargs["max_length_q"] == kwargs["max_length_k"] == longest
     outputs = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         parts = (part[0, :, start:end] for part in (query, key, value))
         outputs.append(_of_one_text(*parts, **kwargs))
     return torch.cat(outputs)[None], None
