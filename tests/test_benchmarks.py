@@ -168,3 +168,17 @@ def test_busy_time_is_that_of_the_device(benchmarks):
         ("add(float)", 150e-6, 2),
         ("copy", 100e-6, 1),
     ]
+
+
+def test_devices_are_waited_for_and_count_their_own_memory(benchmarks, monkeypatch):
+    done = []
+    names = ("synchronize", "empty_cache", "reset_peak_memory_stats")
+    module = SimpleNamespace(**{name: lambda name=name: done.append(name) for name in names})
+    module.memory_allocated, module.max_memory_allocated = lambda: 5 << 20, lambda: 12 << 20
+    monkeypatch.setattr(torch, "get_device_module", {torch.device("xpu"): module}.__getitem__)
+    with benchmarks.measuring.PeakMemory(torch.device("xpu")) as memory:
+        assert done.pop() == "reset_peak_memory_stats"
+    assert (memory.peak, memory.growth) == (12, 7)
+    done.clear()
+    assert benchmarks.measuring.seconds(lambda: done.append("run"), torch.device("xpu")) > 0
+    assert done == ["synchronize", "run", "synchronize"]

@@ -7,6 +7,7 @@ exception is `sentence_moee`, which sentence-transformers alone reads.
 To read in this order; but for types, no file imports one that stands below it:
 
     choices_moee                            the names of each choice, without torch
+    transfer_moee                           tensors to a device and back, without waiting for it
     functional_moee                         the method: pool, route, standardize, weigh, combine, compare
     prompts_moee, hub_moee, digests_moee    texts inside a prompt; files and commits from the Hub; digests of files
     tokenizer_moee                          the tokenizer beside a model's weights
@@ -19,7 +20,8 @@ To read in this order; but for types, no file imports one that stands below it:
     inputs_moee, batching_moee              what forward is given; batches of tokens
     modeling_deepseek, backbone_moee        the routers and layers of any architecture, and the exceptions
     kernels_moee                            the gate of experts as a kernel of GPUs, where Triton is installed
-    prefix_moee, capture_moee, hooks_moee, experts_moee     what one forward pass shares, reads and leaves out
+    prefix_moee, layout_moee                what texts share; where their tokens lie
+    capture_moee, hooks_moee, experts_moee  what one forward pass reads, and leaves out
     checkpointing_moee                      the same pass with gradient checkpointing
     inference_moee, stream_moee             the story of a pass; windows of any number of texts
     workers_moee, devices_moee              processes on several devices; texts shared out among them

@@ -98,7 +98,7 @@ class Batches:
         num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
         num_texts: The most texts of a batch. None: as many as the tokens allow.
         split_length: Texts of more tokens share no batch with shorter ones. None: any may.
-        device: Where they run.
+        device: Where they run. None: on the processor.
     """
 
     def __init__(
@@ -106,10 +106,11 @@ class Batches:
         num_tokens: int,
         num_texts: int | None = None,
         split_length: int | None = None,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device | None = None,
     ):
         self.num_tokens, self.num_texts, self.split_length = num_tokens, num_texts, split_length
-        self.device, self._padding_share = device, 0.0 if device.type == "cpu" else PADDING_SHARE
+        self.device = torch.device("cpu") if device is None else device
+        self._padding_share = 0.0 if self.device.type == "cpu" else PADDING_SHARE
 
     def run(
         self, function: Callable[[list[int]], Result], lengths: Sequence[int], packed: bool = False
