@@ -165,10 +165,12 @@ class Batches:
         return indices if packed else indices[: self._batch_size([lengths[index] for index in indices])]
 
     def _batch_size(self, lengths: list[int]) -> int:
-        """Bound the padding; round the size down to a multiple of 8 (small) or 32 (large), so few shapes occur."""
+        """Bound the padding; on a processor, round down to a multiple of 8 (small) or 32 (large): few shapes occur."""
         padding = accumulate(lengths[0] - length for length in lengths)
         most = (max(MAX_PADDING, self._padding_share * size * lengths[0]) for size in count(1))
         size = sum(1 for _ in takewhile(lambda pair: pair[0] <= pair[1], zip(padding, most, strict=False)))
+        if self.device.type != "cpu":
+            return size
         multiple = SMALL_MULTIPLE if size < 2 * LARGE_MULTIPLE else LARGE_MULTIPLE
         return size // multiple * multiple or size
 

@@ -46,7 +46,7 @@ def embed_stream(
         show_progress_bar: None: on a terminal, once the work has taken some seconds.
 
     Returns:
-        An iterator over float32 arrays of shape `(n, size)`, each of the next n texts, a thousand or so.
+        An iterator over float32 arrays of shape `(n, size)`, each of the next n texts: one of `windows`.
 
     Raises:
         TypeError: If a text is not a string.
