@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GptOssConfig, MixtralConfig, NemotronHConfig
 from transformers.activations import ACT2FN
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLExperts
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
@@ -142,6 +143,15 @@ def test_a_limit_of_each_layer(interpreted, ran):
         assert ran(rows[0])
 
 
+def test_a_limit_under_two_names(interpreted):
+    config = dict(num_local_experts=EXPERTS, hidden_size=4, intermediate_size=20, swiglu_alpha=1.702, swiglu_limit=7.0)
+    experts = MiniMaxM3VLExperts(SimpleNamespace(**config)).requires_grad_(False)
+    rows = rows_of(experts, 4, 20, torch.float32)
+    for experts.swiglu_limit in (7.0, 2.0):  # its limit stays 7, and is not read
+        got = interpreted.activate(experts, *rows)
+        torch.testing.assert_close(got, expected(experts, *rows).float())
+
+
 class OtherConstant(MixtralExperts):
     def _apply_gate(self, gate_up):
         gate, up = gate_up.chunk(2, dim=-1)
@@ -158,6 +168,11 @@ class OtherLayout(MixtralExperts):
         return self.act_fn(gate_up[:, ::2]) * gate_up[:, 1::2]
 
 
+class OtherShape(MixtralExperts):
+    def _apply_gate(self, gate_up):
+        return self.act_fn(gate_up)
+
+
 class OtherAttribute(MixtralExperts):
     def _apply_gate(self, gate_up):
         return MixtralExperts._apply_gate(self, gate_up) * self.num_experts
@@ -167,7 +182,7 @@ class LearnedLimit(MixtralExperts):
     limit = nn.Parameter(torch.ones(()), requires_grad=False)
 
 
-@pytest.mark.parametrize("kind", [OtherConstant, FarLimit, OtherLayout, OtherAttribute, LearnedLimit])
+@pytest.mark.parametrize("kind", [OtherConstant, FarLimit, OtherLayout, OtherShape, OtherAttribute, LearnedLimit])
 def test_other_gates_stay_eager(interpreted, ran, kind):
     experts = experts_of(MixtralExperts, 20)
     experts.__class__ = kind
