@@ -19,7 +19,7 @@ WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 4_000_000
 ACCELERATOR_TEXTS, ACCELERATOR_CHARACTERS = 16 * WINDOW_TEXTS, 4 * WINDOW_CHARACTERS
 # tokens of a batch: on a processor, enough for each expert to be worth reading its matrices, and few enough to stay
 # near the caches; on an accelerator, what saturates it, within so many bytes
-CPU_TOKENS, MIN_TOKENS, MAX_TOKENS, MAX_BYTES = 4096, 1024, 32_768, 7 * 2**29
+CPU_TOKENS, MIN_TOKENS, MAX_TOKENS, MAX_BYTES = 4096, 1024, 32_768, 15 * 2**28
 # a batch ends where its padding would cost as much as another batch does: so many tokens, or on an accelerator, whose
 # batches have many, this share of them
 MAX_PADDING, PADDING_SHARE = 512, 1 / 8

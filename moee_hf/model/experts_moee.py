@@ -40,10 +40,10 @@ def use_fast_experts(backbone: PreTrainedModel) -> None:
 
 
 def bytes_per_token(backbone: PreTrainedModel) -> int:
-    """Return how much memory a pass on an accelerator holds for each token at most, while it computes experts.
+    """Return how much memory a pass on an accelerator holds for each token at most, which is while it computes experts.
 
-    They read a copy of the token for each of its experts, of which they make gates and values of the inner width;
-    beside it stand some vectors of the layer around them.
+    For each expert of the token, that is a copy of it and what it is projected upwards to, or that and what the gate
+    makes of it, step by step. Beside it stand some vectors of the layer around.
     """
     text_model = text_model_of(backbone)
     hidden_size = text_model.config.hidden_size
@@ -53,7 +53,7 @@ def bytes_per_token(backbone: PreTrainedModel) -> int:
         if getattr(getattr(module, "down_proj", None), "ndim", 0) == 3
     ]
     widest = max(inner, default=hidden_size)
-    of_experts = (experts_per_token(backbone) or 1) * max(hidden_size + 2 * widest, 3 * widest)
+    of_experts = (experts_per_token(backbone) or 1) * max(hidden_size + 2 * widest, 4 * widest)
     return (of_experts + 8 * hidden_size) * backbone.dtype.itemsize
 
 

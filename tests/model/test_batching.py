@@ -41,7 +41,7 @@ GIB = 2**30
 
 @pytest.mark.parametrize(
     ("free", "of_tensors", "expected"),
-    [(80, 0, 3.5), (3, 1, 2.0), (0.001, 0, None)],
+    [(80, 0, 3.75), (3, 1, 2.0), (0.001, 0, None)],
     ids=["a large card", "half of what is free or kept", "hardly anything free"],
 )
 def test_the_budget_of_an_accelerator(free, of_tensors, expected, monkeypatch):
