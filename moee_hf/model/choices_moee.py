@@ -12,6 +12,8 @@ ROUTER_ACTIVATIONS = ("softmax", "logits", "clr")
 ROUTER_STANDARDIZATIONS = ("zscore", "center")
 # those of sentence-transformers
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+# formats that the weights of experts are loaded in
+QUANTIZATIONS = ("nf4", "fp8", "int8")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
