@@ -20,6 +20,7 @@ To read in this order; but for types, no file imports one that stands below it:
     inputs_moee, batching_moee              what forward is given; batches of tokens
     modeling_deepseek, backbone_moee        the routers and layers of any architecture, and the exceptions
     kernels_moee                            the gate of experts as a kernel of GPUs, where Triton is installed
+    experts_nf4_moee                        experts in 4 bits, while they are loaded
     prefix_moee, layout_moee                what texts share; where their tokens lie
     capture_moee, hooks_moee, experts_moee  what one forward pass reads, and leaves out
     checkpointing_moee                      the same pass with gradient checkpointing
@@ -27,6 +28,7 @@ To read in this order; but for types, no file imports one that stands below it:
     workers_moee, devices_moee              processes on several devices; texts shared out among them
     calibration_moee                        a model that is fitted to a corpus
     adapters_moee                           adapters of PEFT, merged
+    quantization_moee                       experts in 8 and 4 bits, by one name
     gguf_moee, weights_moee, saving_moee, repository_moee, pretrained_moee      loading and saving
     modeling_moee                           MoEEModel
     pipeline_moee, sentence_moee, handler   doors for pipelines, sentence-transformers and endpoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 from .backbone_moee import experts_per_token, text_model_of
 from .batching_moee import LARGE_MULTIPLE, SMALL_MULTIPLE, keeps_kernels, round_up
 from .capture_moee import unpadded_rows
+from .experts_nf4_moee import stored_shape
 from .kernels_moee import activate
 
 EXPERTS_IMPLEMENTATION = "moee"
@@ -29,29 +31,36 @@ ALIGNMENT = 16
 def use_fast_experts(backbone: PreTrainedModel) -> None:
     """Let a backbone compute its experts as below where it would use transformers' `grouped_mm`, its default.
 
-    Quantized experts have implementations of their own.
+    Of quantized weights, `eager` cannot multiply all either. Quantizers that put experts of another class in place
+    have implementations of their own.
     """
-    if getattr(backbone, "hf_quantizer", None) is not None:
+    modules = list(backbone.modules())
+    if not all(map(_is_readable, modules)):
         return
-    for module in backbone.modules():
+    is_quantized = getattr(backbone, "hf_quantizer", None) is not None
+    replaced = ("grouped_mm", "eager") if is_quantized else ("grouped_mm",)
+    for module in modules:
         config: Any = getattr(module, "config", None)
-        if getattr(config, "_experts_implementation", None) == "grouped_mm":
+        if getattr(config, "_experts_implementation", None) in replaced:
             config._experts_implementation_internal = EXPERTS_IMPLEMENTATION
 
 
+def _is_readable(module: Any) -> bool:
+    """Whether experts hold numbers, or what can be dequantized; true of all other modules."""
+    weight = module._parameters.get("down_proj") if hasattr(module, "_is_expert_parallel") else None
+    return weight is None or (weight.is_floating_point() and weight.itemsize > 1)
+
+
 def bytes_per_token(backbone: PreTrainedModel) -> int:
-    """Return how much memory a pass on an accelerator holds for each token at most, which is while it computes experts.
+    """Return the memory that a pass on an accelerator holds for each token at most, which is while it computes experts.
 
     For each expert of the token, that is a copy of it and what it is projected upwards to, or that and what the gate
     makes of it, step by step. Beside it stand some vectors of the layer around.
     """
     text_model = text_model_of(backbone)
     hidden_size = text_model.config.hidden_size
-    inner = [
-        module.down_proj.numel() // (len(module.down_proj) * hidden_size)
-        for module in text_model.modules()
-        if getattr(getattr(module, "down_proj", None), "ndim", 0) == 3
-    ]
+    shapes = (stored_shape(module, "down_proj") for module in text_model.modules())
+    inner = [prod(shape[1:]) // hidden_size for shape in shapes if shape is not None and len(shape) == 3]
     widest = max(inner, default=hidden_size)
     of_experts = (experts_per_token(backbone) or 1) * max(hidden_size + 2 * widest, 4 * widest)
     return (of_experts + 8 * hidden_size) * backbone.dtype.itemsize
@@ -73,14 +82,16 @@ def experts_forward(
     Returns:
         Tensor of shape `(num_tokens, hidden_size)`.
     """
+    down_proj = self.down_proj  # each access dequantizes what is parametrized
     # experts of which other devices hold some are transformers' own
     if getattr(self, "_is_expert_parallel", False):
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
-    is_aligned = all(size * self.down_proj.itemsize % ALIGNMENT == 0 for size in self.down_proj.shape[1:])
+    is_aligned = all(size * down_proj.itemsize % ALIGNMENT == 0 for size in down_proj.shape[1:])
     if is_aligned and has_grouped_products(hidden_states.device):
         return _all_at_once(self, hidden_states, top_k_index, top_k_weights)
+    # one by one, only those that are used are dequantized
     is_few = top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts
-    if is_aligned and (is_few or hidden_states.device.type != "cpu"):
+    if is_aligned and not _is_quantized(down_proj) and (is_few or hidden_states.device.type != "cpu"):
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
     return _one_by_one(self, hidden_states, top_k_index, top_k_weights)
 
@@ -126,7 +137,7 @@ def _all_at_once(
 
 
 def _grouped_linear(experts: Any, name: str, values: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    weight = getattr(experts, name)
+    weight = _dequantized(getattr(experts, name))
     weight = weight if experts.is_transposed else weight.transpose(1, 2)  # [E, in, out]
     return F.grouped_mm(values.to(weight.dtype), weight, offs=ends)
 
@@ -153,15 +164,16 @@ def _one_by_one(
     weight_first = not (self.has_bias or has_norm)
     weigh: Any = torch.mul if torch.is_grad_enabled() else torch.Tensor.mul_
     few_shapes = keeps_kernels(device, hidden_states.dtype)
+    up, down = ((name, getattr(self, name)) for name in ("gate_up_proj" if self.has_gate else "up_proj", "down_proj"))
     output = torch.zeros_like(hidden_states)
     for expert, start, count in _parts(counts):
         rows = slice(start, start + _num_rows(count, few_shapes))  # its own, then the next expert's
         hidden = hidden_states.index_select(0, tokens[rows])
-        hidden = _linear(self, "gate_up_proj" if self.has_gate else "up_proj", expert, hidden)
+        hidden = _linear(self, *up, expert, hidden)
         hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
         if weight_first:
             hidden = weigh(hidden, weights[rows])
-        hidden = _linear(self, "down_proj", expert, hidden)
+        hidden = _linear(self, *down, expert, hidden)
         if has_norm:
             hidden = self.post_expert_norm(hidden)
         if not weight_first:
@@ -186,10 +198,19 @@ def _num_rows(count: int, few_shapes: bool) -> int:
     return round_up(count, SMALL_MULTIPLE if count <= FEW_ROWS else LARGE_MULTIPLE)
 
 
-def _linear(experts: Any, name: str, expert: int, values: torch.Tensor) -> torch.Tensor:
-    weight = getattr(experts, name)[expert]
+def _linear(experts: Any, name: str, weights: torch.Tensor, expert: int, values: torch.Tensor) -> torch.Tensor:
+    weight = _dequantized(weights[expert])
     bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
     return F.linear(values.to(weight.dtype), weight.T if experts.is_transposed else weight, bias)
+
+
+def _is_quantized(weight: torch.Tensor) -> bool:
+    """Whether a weight is torchao's, in 8 bits; what is parametrized is dequantized by then."""
+    return hasattr(weight, "qdata")
+
+
+def _dequantized(weight: torch.Tensor) -> torch.Tensor:
+    return weight.dequantize() if _is_quantized(weight) else weight
 
 
 ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, experts_forward)

@@ -20,6 +20,7 @@ A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
 from .backbone_moee import layer_to_read, longrope_length, quirk_of, text_model_of
@@ -237,11 +238,21 @@ def run_batch(
     options: dict[str, Any] = {"use_cache": cache is not None, "return_dict": True}
     if cache is not None:
         options[cache_argument(text_model)] = cache
-    with (capture := Capture(wanted, layout, lean, prefix)):
+    with _outside_inference_mode(model.model), (capture := Capture(wanted, layout, lean, prefix)):
         output = text_model(**inputs, **layout.arguments(model.is_causal), **options)
         if "state" in wanted.sources and wanted.layer is None:
             capture.set_hidden(output.last_hidden_state)
     return capture
+
+
+@contextlib.contextmanager
+def _outside_inference_mode(backbone: PreTrainedModel) -> Iterator[None]:
+    """Leave inference mode where a quantizer is at work, whose tensors cannot be sliced there; no gradients either."""
+    if getattr(backbone, "hf_quantizer", None) is None or not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:

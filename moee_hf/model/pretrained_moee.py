@@ -25,6 +25,7 @@ from .fitted_moee import check_calibrated
 from .functional_moee import check_flag
 from .hub_moee import resolve_commit, resolve_source
 from .inputs_moee import input_device
+from .quantization_moee import check_quantization, check_saving, ready_made, warn_of_whole_experts
 from .repository_moee import check_base, check_push, push_files, read_statistics, write_repository
 from .saving_moee import files_in, written_aside
 from .tokenizer_moee import DamagedTokenizerError, TokenizerNotFoundError, load_tokenizer
@@ -135,6 +136,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
         set_backbone_fields(config.backbone_config, kwargs)
         check_arguments(kwargs, config.backbone_config, CHOICE_FIELDS)
         check_fields("from_pretrained", kwargs)
+        quantization, experts = kwargs.get("quantization_config"), kwargs.get("experts_implementation")
+        check_quantization(quantization, config.backbone_config, experts)
         config.name_or_path = source
         hub_kwargs["trust_remote_code"] = kwargs.get("trust_remote_code")
         try:
@@ -143,12 +146,15 @@ class MoEEPreTrainedModel(PreTrainedModel):
             raise
         except (TokenizerNotFoundError, OSError):  # which is said when it is asked for
             tokenizer = None
-        cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
+        empty = cls.without_weights(config)  # a backbone that MoEE refuses is refused before its weights are fetched
+        if isinstance(quantization, str):
+            kwargs["quantization_config"] = ready_made(quantization, empty.model)
         with in_one_sentence("from_pretrained: expected arguments that transformers can load a model with"):
             loaded = load_backbone(source, config, **kwargs)
         if verify_weights and config.base_model_name_or_path is not None:
             check_weights_of(config.base_model_name_or_path, config.base_model_revision, **hub_kwargs)
-        if kwargs.get("experts_implementation") is None:
+        warn_of_whole_experts(loaded.backbone)
+        if experts is None:
             use_fast_experts(loaded.backbone)
         model = cls(config, loaded.backbone).eval()
         if config.calibrated:
@@ -207,6 +213,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
                 "Leave it out, or merge the adapters with PEFT (merge_and_unload) first."
             )
         backbone, merged = without_adapters(self.model)
+        check_saving(backbone)
         options = {"state_dict": state_dict if merged is None else merged, **kwargs}
         if not is_main_process:
             backbone.save_pretrained(save_directory, is_main_process=False, **options)

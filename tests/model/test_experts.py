@@ -49,10 +49,15 @@ def test_a_whole_model_with_a_prompt(saved, monkeypatch):
     assert np.abs(MoEEModel.from_pretrained(saved).encode(MANY) - expected).max() < 1e-5
 
 
-def test_quantized_experts_keep_their_own(loaded):
+def test_experts_of_a_quantizers_own_class_keep_their_own():
     class Quantized(torch.nn.Module):
         config = OlmoeConfig(experts_implementation="grouped_mm")
         hf_quantizer = object()
+        _is_expert_parallel = False
+
+        def __init__(self):
+            super().__init__()
+            self.down_proj = torch.nn.Parameter(torch.zeros(2, 4, 4, dtype=torch.float8_e4m3fn), requires_grad=False)
 
     experts_moee.use_fast_experts(Quantized())
     assert Quantized.config._experts_implementation == "grouped_mm"

@@ -1,0 +1,150 @@
+"""Experts in 8 and 4 bits: ready-made configurations by one name, and what a quantizer left whole."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, TorchAoConfig
+from transformers.utils.logging import get_logger
+from transformers.utils.quantization_config import QuantizationMethod
+
+from .choices_moee import QUANTIZATIONS
+from .experts_moee import EXPERTS_IMPLEMENTATION
+from .experts_nf4_moee import ExpertsNF4Config
+
+logger = get_logger(__name__)
+
+_NAMES = ", ".join(map(repr, QUANTIZATIONS))
+# a weight of more bytes is as whole as it was in the checkpoint: 16 or 32 bits
+_MOST_BYTES = 1.5
+
+
+def check_quantization(
+    quantization: Any, config: PreTrainedConfig, experts_implementation: str | dict[str, str] | None = None
+) -> None:
+    """Check a `quantization_config` of `from_pretrained` before anything is fetched; transformers checks its own.
+
+    Args:
+        quantization: A name of `QUANTIZATIONS`, a configuration of transformers, or None.
+        config: The configuration of the backbone.
+        experts_implementation: The argument of `from_pretrained`.
+
+    Raises:
+        ValueError: If there is no such name, or the model cannot be had in that format.
+    """
+    if not isinstance(quantization, str):
+        return
+    if quantization not in QUANTIZATIONS:
+        nearest = difflib.get_close_matches(quantization.lower(), QUANTIZATIONS, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(
+            f"quantization_config: expected one of {_NAMES}, or a configuration of transformers; got "
+            f"{quantization!r}.{hint}"
+        )
+    if (stored := stored_method(config)) is not None:
+        raise ValueError(
+            f"quantization_config: expected None for a checkpoint that is quantized already, by {stored!r}; got "
+            f"{quantization!r}. Leave it out, or load the checkpoint that it was made of."
+        )
+    if quantization != "nf4" and experts_implementation not in (None, EXPERTS_IMPLEMENTATION):
+        raise ValueError(
+            f"experts_implementation: expected None beside quantization_config={quantization!r}, whose experts "
+            f"transformers' own implementations do not all compute; got {experts_implementation!r}. Leave it out."
+        )
+
+
+def ready_made(name: str, backbone: PreTrainedModel) -> Any:
+    """Return the configuration of transformers that a name stands for.
+
+    Args:
+        name: One of `QUANTIZATIONS`.
+        backbone: The backbone, without weights: it says what its experts are called.
+
+    Raises:
+        ImportError: If the package that quantizes is not installed.
+        ValueError: If the backbone computes its experts in a way of its own.
+    """
+    if name == "nf4":
+        return ExpertsNF4Config()
+    try:
+        from torchao.quantization import Float8WeightOnlyConfig, FqnToConfig, Int8WeightOnlyConfig
+    except ImportError as error:
+        raise ImportError(
+            f'quantization_config={name!r} needs torchao: pip install "moee_hf[quantized]". ({error})'
+        ) from error
+    weights = {
+        f"{path}.{own}"
+        for path, module in backbone.named_modules()
+        if hasattr(module, "_is_expert_parallel")  # which transformers' interface of experts sets
+        for own, weight in module.named_parameters(recurse=False)
+        if weight.ndim == 3
+    }
+    if not weights:
+        raise ValueError(
+            f"quantization_config: expected None or 'nf4' for a {backbone.config.model_type} backbone, which computes "
+            f"its experts in a way of its own; got {name!r}."
+        )
+    weight_config = Float8WeightOnlyConfig() if name == "fp8" else Int8WeightOnlyConfig()
+    # of each layer the same
+    patterns = sorted({re.sub(r"\\\.\d+(?=\\\.)", r"\\.\\d+", re.escape(weight)) for weight in weights})
+    return TorchAoConfig(
+        FqnToConfig(OrderedDict((f"re:{pattern}", weight_config) for pattern in patterns)),
+        # torchao's op is for weights that one of the checkpoint makes alone, and that lie in a module
+        modules_to_not_convert=[f"(?!(?:{'|'.join(patterns)})$).*"],
+    )
+
+
+def warn_of_whole_experts(backbone: PreTrainedModel) -> None:
+    """Warn if a quantizer was asked for and left experts in 16 or 32 bits, which are most of the memory."""
+    quantizer: Any = getattr(backbone, "hf_quantizer", None)
+    if quantizer is None or getattr(quantizer.quantization_config, "dequantize", False):
+        return
+    whole = sum(num_bytes for num_bytes, size in _experts(backbone) if num_bytes > _MOST_BYTES * size)
+    if whole:
+        logger.warning(
+            f"{type(quantizer.quantization_config).__name__} left {whole / 1e9:.3g} GB of experts whole, in 16 or 32 "
+            f"bits: transformers holds them as 3-D parameters, not as the linear layers that it quantizes. Load with "
+            f"quantization_config= one of {_NAMES}, which quantize experts."
+        )
+
+
+def check_saving(backbone: PreTrainedModel) -> None:
+    """Raise `ValueError` for quantized weights that would not be read again."""
+    quantizer: Any = getattr(backbone, "hf_quantizer", None)
+    if quantizer is None or quantizer.quantization_config.quant_method != QuantizationMethod.TORCHAO:
+        return
+    if outside := [name for name in backbone.state_dict() if "." not in name]:
+        raise ValueError(
+            f"save_pretrained: expected weights that all lie in modules, which torchao's files want; a "
+            f"{backbone.config.model_type} backbone has {outside[0]!r} in none. Save it as it is without "
+            "quantization_config, and quantize it while loading."
+        )
+
+
+def _experts(backbone: PreTrainedModel) -> list[tuple[int, int]]:
+    """Return the bytes and the number of elements of each weight of experts, as it lies in memory."""
+    found = []
+    for path, module in backbone.named_modules():
+        if "experts" in path.split(".") or "ParallelExperts" in type(module).__name__:
+            weights = module.named_parameters(recurse=False)
+            found += [weight for name, weight in weights if weight.ndim > 1 and "bias" not in name]
+    return [(_num_bytes(weight), weight.numel()) for weight in found]
+
+
+def _num_bytes(weight: torch.Tensor) -> int:
+    if hasattr(weight, "__tensor_flatten__"):  # a tensor of others, as torchao's are
+        return sum(_num_bytes(getattr(weight, name)) for name in weight.__tensor_flatten__()[0])
+    return weight.numel() * weight.itemsize
+
+
+def stored_method(config: PreTrainedConfig) -> str | None:
+    """Return the method that a checkpoint was quantized with. None: it was not."""
+    for part in (config, config.get_text_config()):
+        if stored := getattr(part, "quantization_config", None):
+            method = stored.get("quant_method") if isinstance(stored, dict) else stored.quant_method
+            return str(getattr(method, "value", method))
+    return None
