@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["MoEEConfig", "MoEEModel", "MoEEModelOutput", "UnsupportedBackboneError"]
+__all__ = ["ExpertsNF4Config", "MoEEConfig", "MoEEModel", "MoEEModelOutput", "UnsupportedBackboneError"]
 
 # the small backbone in the package, by its name
 EMBEDDED = "embedded"
@@ -23,6 +23,7 @@ _is_command = Path(_started_as).name in ("moee", "moee.exe") or (
 if TYPE_CHECKING or not _is_command:
     from .model.backbone_moee import UnsupportedBackboneError
     from .model.configuration_moee import MoEEConfig
+    from .model.experts_nf4_moee import ExpertsNF4Config
     from .model.modeling_moee import MoEEModel, MoEEModelOutput
     from .registration import register
 
@@ -36,6 +37,6 @@ def __getattr__(name: str) -> Any:
     from .registration import register
 
     register(EMBEDDED)
-    files = ("configuration_moee", "modeling_moee", "backbone_moee")
+    files = ("configuration_moee", "modeling_moee", "backbone_moee", "experts_nf4_moee")
     modules = [import_module(f"{__name__}.model.{file}") for file in files]
     return next(vars(module)[name] for module in modules if name in vars(module))
