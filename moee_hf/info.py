@@ -10,12 +10,22 @@ import torch
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from .model.backbone_moee import REFUSED, experts_per_token, text_model_of
-from .model.choices_moee import COMBINATIONS, PRECISIONS, check_choice
+from .model.choices_moee import COMBINATIONS, PRECISIONS, QUANTIZATIONS, check_choice
 from .model.configuration_deepseek import DeepseekConfig
 from .model.configuration_moee import MoEEConfig
 from .model.modeling_moee import MoEEModel
+from .model.quantization_moee import stored_method
 
-__all__ = ["INDEX_LIMITS", "ModelInfo", "dtype_name", "format_count", "model_info", "supported_backbones"]
+__all__ = [
+    "CARDS",
+    "INDEX_LIMITS",
+    "ROOM",
+    "ModelInfo",
+    "dtype_name",
+    "format_count",
+    "model_info",
+    "supported_backbones",
+]
 
 # the widest float vectors that common indexes take
 INDEX_LIMITS = {
@@ -25,6 +35,10 @@ INDEX_LIMITS = {
     "Elasticsearch": 4096,  # from 8.11: https://github.com/elastic/elasticsearch/pull/99225
     "OpenSearch": 16000,  # from 2.12: https://github.com/opensearch-project/documentation-website/pull/5875
 }
+# GB of common cards: 1e9 bytes each, of which no such card has less, error correction or not
+CARDS = (8, 16, 24, 48, 80)
+# GB of these that are left for the driver, about half a GB, and for a batch of some thousand tokens
+ROOM = 2
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
 
 
@@ -45,6 +59,9 @@ class ModelInfo:
         parameters: Parameters of the backbone, without a language-model head; all of them are loaded.
         active_parameters: Of these, how many one token of text visits; None if `top_k` is.
         dtype: Type of the weights as the configuration has it; float32 if it does not say.
+        experts: Shapes of the weights of experts that are quantized, module by module, in each of `QUANTIZATIONS`
+            that can be had.
+        quantized_by: Method that the checkpoint itself is quantized with; None if it is not.
     """
 
     model_type: str
@@ -59,10 +76,28 @@ class ModelInfo:
     parameters: int
     active_parameters: int | None
     dtype: torch.dtype
+    experts: dict[str, list[list[torch.Size]]]
+    quantized_by: str | None
 
-    def memory(self, dtype: torch.dtype) -> int:
-        """Bytes of the weights in `dtype`."""
-        return self.parameters * dtype.itemsize
+    def memory(self, dtype: torch.dtype, quantization: str | None = None) -> int:
+        """Bytes of the weights in `dtype`, or of those but the experts, and the experts in one of `QUANTIZATIONS`."""
+        if quantization is None:
+            return self.parameters * dtype.itemsize
+        check_choice("quantization", quantization, list(self.experts))
+        shapes = [shape for module in self.experts[quantization] for shape in module]
+        others = self.parameters - sum(shape.numel() for shape in shapes)
+        return others * dtype.itemsize + sum(_quantized_bytes(shape, quantization) for shape in shapes)
+
+    def layer_memory(self, dtype: torch.dtype, quantization: str) -> int:
+        """Bytes of the largest layer's experts in `dtype`, which take them beside the weights while they compute."""
+        check_choice("quantization", quantization, list(self.experts))
+        return max(sum(shape.numel() for shape in module) for module in self.experts[quantization]) * dtype.itemsize
+
+    def cards(self, dtype: torch.dtype, quantization: str | None = None) -> tuple[int, ...]:
+        """Return those of `CARDS` that hold the weights, what they take while they compute, and a batch."""
+        layer = 0 if quantization is None else self.layer_memory(dtype, quantization)
+        used = self.memory(dtype, quantization) + layer
+        return tuple(card for card in CARDS if used <= (card - ROOM) * 10**9)
 
     def embedding_bytes(self, precision: str) -> int:
         """Bytes of an embedding in a precision of `MoEEModel.encode`."""
@@ -94,7 +129,27 @@ def model_info(config: MoEEConfig) -> ModelInfo:
         parameters=sum(weight.numel() for weight in model.model.parameters()),
         active_parameters=None if top_k is None else _active_parameters(text, num_experts, top_k),
         dtype=config.backbone_config.dtype or torch.float32,
+        experts={name: shapes for name in QUANTIZATIONS if (shapes := _expert_shapes(model.model, name))},
+        quantized_by=stored_method(config.backbone_config),
     )
+
+
+def _expert_shapes(backbone: PreTrainedModel, quantization: str) -> list[list[torch.Size]]:
+    """The shapes of what a quantization finds: tensors with all experts of a layer, module by module."""
+    modules = [module for module in backbone.modules() if "Experts" in type(module).__name__]
+    if quantization != "nf4":  # the others need transformers' interface of experts, which some do without
+        modules = [module for module in modules if hasattr(module, "_is_expert_parallel")]
+    shapes = ([weight.shape for weight in module.parameters(recurse=False) if weight.ndim == 3] for module in modules)
+    return [of_module for of_module in shapes if of_module]
+
+
+def _quantized_bytes(shape: torch.Size, quantization: str) -> int:
+    """Bytes of a quantized tensor: its weights, and what they are scaled with."""
+    number, rows = shape.numel(), shape[:-1].numel()
+    if quantization == "nf4":  # two weights a byte, and for 64 of them a float32
+        return -(-number // 2) + 4 * -(-number // 64)
+    # a byte a weight, and for each row a float32, in int8 also its zero
+    return number + rows * (4 if quantization == "fp8" else 5)
 
 
 def _active_parameters(text_model: PreTrainedModel, num_experts: int, top_k: int) -> int:

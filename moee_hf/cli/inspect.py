@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import unicodedata
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import EMBEDDED
@@ -14,6 +15,7 @@ from .loading import check_source, import_transformers, load_model
 from .routing import layers_of_routing
 
 if TYPE_CHECKING:
+    from ..info import ModelInfo
     from ..model.configuration_moee import MoEEConfig
 
 _LABEL_WIDTH = 48
@@ -81,8 +83,6 @@ def _display_width(text: str) -> int:
 
 def _info(arguments: argparse.Namespace) -> None:
     import_transformers()
-    import torch
-
     from ..info import dtype_name, format_count, model_info
     from ..model.configuration_moee import MoEEConfig
 
@@ -91,9 +91,9 @@ def _info(arguments: argparse.Namespace) -> None:
     info = model_info(config)
     visits = "" if info.top_k is None else f", {info.top_k} per token"
     active = "unknown" if info.active_parameters is None else format_count(info.active_parameters)
-    dtypes = (torch.float32, torch.bfloat16)
+    quantized = "" if info.quantized_by is None else f", quantized by {info.quantized_by}"
     rows = {
-        "backbone": f"{info.model_type}, {info.num_layers} layers, {dtype_name(info.dtype)}",
+        "backbone": f"{info.model_type}, {info.num_layers} layers, {dtype_name(info.dtype)}{quantized}",
         "routers": f"{info.num_moe_layers} MoE layers x {info.num_experts} experts{visits}",
         "HS": str(info.hidden_size),
         "RW": str(info.embedding_sizes["rw"]),
@@ -104,12 +104,28 @@ def _info(arguments: argparse.Namespace) -> None:
         + ", ".join(f"{info.embedding_bytes(name):,} bytes in {name}" for name in ("float32", "int8", "binary")),
         "fits": _indexes(info.embedding_size),
         "parameters": f"{format_count(info.parameters)}, active {active} (without the language-model head)",
-        "weights": ", ".join(f"{info.memory(dtype) / 2**30:.2f} GiB in {dtype_name(dtype)}" for dtype in dtypes),
     }
     if config.router_agreement is not None:
         rows["calibrated"] = layers_of_routing(info.router_indices, info.num_moe_layers)
     for name, value in rows.items():
         print(f"{name:<11} {value}")
+    print("\n".join(_memory(info)))
+
+
+def _memory(info: ModelInfo) -> Iterator[str]:
+    """What the weights take in each format, as a table, and which cards hold them."""
+    import torch
+
+    from ..info import CARDS, ROOM, dtype_name
+
+    yield f"{'memory':<11} experts in    weights  + a layer  cards that hold both and a batch ({ROOM} GB)"
+    formats = [(torch.float32, None), *((torch.bfloat16, name) for name in (None, *info.experts))]
+    for dtype, quantization in formats:
+        weights = f"{info.memory(dtype, quantization) / 2**30:.2f} GiB"
+        layer = "" if quantization is None else f"{info.layer_memory(dtype, quantization) / 2**30:.2f} GiB"
+        cards = ", ".join(map(str, info.cards(dtype, quantization)))
+        fits = f"{cards} GB" if cards else f"none of {CARDS[-1]} GB"
+        yield f"{'':<11} {quantization or dtype_name(dtype):<8} {weights:>12} {layer:>10}  {fits}"
 
 
 def _defaults(config: MoEEConfig) -> dict[str, str]:
