@@ -154,12 +154,15 @@ def _names(value: str) -> tuple[str, ...]:
 
 def _metadata(arguments: argparse.Namespace, config: MoEEConfig) -> dict[str, str]:
     """How the embeddings are made, to keep beside them."""
+    from ..model.quantization_moee import stored_method
+
     mix = config.mix()
     default = config.default_prompt_name
     default = "+".join(default) if isinstance(default, list) else default
     return {
         "model": arguments.model,
         "revision": arguments.revision or "",
+        "quantization": arguments.quantize or stored_method(config.backbone_config) or "",
         "prompt": arguments.prompt or default or "none",
         "combination": mix.combination,
         "alpha": str(mix.alpha),

@@ -10,6 +10,7 @@ from typing import Any
 _FLAGS = {
     "prompt_name": "prompt",
     "device_map": "device",
+    "quantization_config": "quantize",
     "corpus": "calibrate",
     "store": "vectors",
     "normalize_embeddings": "normalize",

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from .. import EMBEDDED
 from ..files.texts import TextFile
-from ..model.choices_moee import check_alpha
+from ..model.choices_moee import QUANTIZATIONS, check_alpha
 
 # what ArgumentParser.add_subparsers returns
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -91,6 +91,12 @@ def add_model_flags(
         default=dtype,
         choices=("auto", "float32", "bfloat16", "float16"),
         help=f"of the weights (default: {dtype or 'float32 on the processor, else auto'}); auto is as stored",
+    )
+    group.add_argument(
+        "--quantize",
+        choices=QUANTIZATIONS,
+        help="load the experts in 4.5 bits a weight (nf4) or 8, and compute them in --dtype; `moee info` compares them "
+        "(default: as stored; Python: quantization_config=)",
     )
     where = group.add_mutually_exclusive_group()
     where.add_argument(

@@ -18,12 +18,19 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
     """Load the model that the flags name, or else the default, with the choices that they make.
 
     Raises:
-        ValueError: If a device is not there, a name is empty, or a flag has no effect on this model.
+        ValueError: If a device is not there, a name is empty, a flag has no effect on this model, or two exclude each
+            other.
+        ImportError: If the package that quantizes is not installed.
     """
     import_transformers()
     from ..model.modeling_moee import MoEEModel
 
     devices = getattr(arguments, "devices", None)
+    if devices is not None and arguments.quantize is not None:
+        raise ValueError(
+            "quantize: expected no --devices beside it, as processes do not share quantized weights; got "
+            f"{devices!r}. Leave one of the two out."
+        )
     device = _device(arguments.device, devices)
     dtype = arguments.dtype or ("float32" if device == "cpu" and devices is None else "auto")
     source = default if arguments.model is None else arguments.model
@@ -33,7 +40,8 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
     if "router_layers" in fields:  # those of the model are of other layers
         fields.setdefault("router_layer_weights", None)
     check_effects(fields, fields)  # before the weights are loaded, where that is possible
-    model = MoEEModel.from_pretrained(source, dtype=dtype, device_map=device, **hub, **fields)
+    quantization = {} if arguments.quantize is None else {"quantization_config": arguments.quantize}
+    model = MoEEModel.from_pretrained(source, dtype=dtype, device_map=device, **hub, **quantization, **fields)
     check_effects(fields, vars(model.config))
     return model
 

@@ -15,6 +15,7 @@ import torch
 from ..info import ModelInfo, dtype_name, model_info
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import PROMPTS
+from ..model.quantization_moee import stored_method
 from ..model.statistics_moee import StatisticsFit
 from .identity import identity_of
 from .reading import Reading
@@ -157,6 +158,8 @@ def choices_of(model: MoEEModel, templates: Sequence[str], random: bool) -> dict
     backbone = config.backbone_config.to_diff_dict() | {"transformers_version": None}
     text = json.dumps(backbone, sort_keys=True, default=str)
     choices["backbone"] = hashlib.sha256(text.encode()).hexdigest()[:8]
+    if (method := stored_method(config.backbone_config)) is not None:  # how exactly is a part of the digest
+        choices["quantization"] = method
     if (tokenizer := model.tokenizer.name_or_path) != model.name_or_path:
         choices["tokenizer"] = tokenizer
     if random:
