@@ -95,7 +95,7 @@ def add_model_flags(
     group.add_argument(
         "--quantize",
         choices=QUANTIZATIONS,
-        help="load the experts in 4.5 bits a weight (nf4) or 8, and compute them in --dtype; `moee info` compares them "
+        help="load the experts in 4.5 bits a weight (nf4) or 8, and compute them in --dtype; `moee info` compares "
         "(default: as stored; Python: quantization_config=)",
     )
     where = group.add_mutually_exclusive_group()
