@@ -1,4 +1,4 @@
-"""The experts of a MoE layer: on a GPU all in one product, on a processor one after the other, each on its tokens."""
+"""The experts of a MoE layer: on a GPU in two grouped products, on a processor each by itself, on its own tokens."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _is_readable(module: Any) -> bool:
 
 
 def bytes_per_token(backbone: PreTrainedModel) -> int:
-    """Return the memory that a pass on an accelerator holds for each token at most, which is while it computes experts.
+    """Return the memory that a pass on an accelerator holds for each token at most: while it computes experts.
 
     For each expert of the token, that is a copy of it and what it is projected upwards to, or that and what the gate
     makes of it, step by step. Beside it stand some vectors of the layer around.
@@ -91,13 +91,16 @@ def experts_forward(
         return _all_at_once(self, hidden_states, top_k_index, top_k_weights)
     # one by one, only those that are used are dequantized
     is_few = top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts
-    if is_aligned and not _is_quantized(down_proj) and (is_few or hidden_states.device.type != "cpu"):
+    if is_aligned and not _is_quantized(down_proj) and is_few and hidden_states.device.type == "cpu":
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
     return _one_by_one(self, hidden_states, top_k_index, top_k_weights)
 
 
 def has_grouped_products(device: torch.device) -> bool:
-    """Whether torch has a kernel for the products of all experts at once on a device: CUDA from Ampere on, ROCm."""
+    """Whether torch multiplies for all experts at once on a device: CUDA from Ampere on, ROCm.
+
+    In bfloat16 from Hopper on, that is one kernel; elsewhere it is a product an expert, whose sizes torch waits for.
+    """
     if device.type != "cuda" or not hasattr(F, "grouped_mm"):  # ROCm is called so too
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -108,8 +111,8 @@ def _all_at_once(
 ) -> torch.Tensor:
     """Compute all experts in two grouped products, over copies of the tokens in the order of their experts.
 
-    Nothing here waits for the device, and what is as wide as all the copies is written and read once: routing weights
-    are applied inside, where there are fewer columns, and the experts of a token are summed where they lie.
+    Nothing else here waits for the device, and what is as wide as all the copies is written and read once: routing
+    weights are applied inside, where there are fewer columns, and the experts of a token are summed where they lie.
     """
     num_copies, rows = top_k_index.shape[1], unpadded_rows(len(hidden_states))
     if rows is not None:
@@ -157,8 +160,7 @@ def _one_by_one(
     order = experts.argsort(stable=True)
     tokens = F.pad(kept[order // top_k_index.shape[1]], (0, LARGE_MULTIPLE))
     weights = F.pad(top_k_weights[kept].flatten()[order], (0, LARGE_MULTIPLE))[:, None]
-    # without experts that other devices hold
-    counts = experts.bincount(minlength=self.num_experts)[: self.num_experts].tolist()
+    counts = experts.bincount(minlength=self.num_experts).tolist()
     has_norm = getattr(self, "has_post_expert_norm", False)  # transformers 5.19 does not have it
     # weight before down_proj (fewer columns) unless a bias or norm follows it
     weight_first = not (self.has_bias or has_norm)

@@ -103,7 +103,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
             output_loading_info: Whether to return transformers' report on the weights too.
             kwargs: Those that transformers takes for the backbone, whose names of modules and weights they use
                 (`dtype`, `device_map`, `attn_implementation`, `experts_implementation`, `quantization_config`,
-                `revision`, ...), fields of the backbone's configuration, and choices of `MoEEConfig`. With
+                `revision`, ...), fields of the backbone's configuration, and choices of `MoEEConfig`.
+                `quantization_config` may also be a name, `"nf4"`, `"fp8"` or `"int8"`: experts in 4 or 8 bits. With
                 `verify_weights=True` weights are compared with their digests too, as other files of a saved model
                 always are; those of a reference with what the Hub knows of them.
 

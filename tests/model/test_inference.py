@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.common import CHECKPOINT, LONG_PROMPT, MANY
-from support.packed_attention import packed_attention
+from support.lean_passes import IDS, lean_passes
 from support.tiny_backbones import LONGROPE, SUPPORTED, expert_modules, redraw, tiny_config, tiny_model
 
 from moee_hf import MoEEConfig, MoEEModel
@@ -14,13 +14,9 @@ from moee_hf.model import experts_moee
 from moee_hf.model.backbone_moee import last_token_modules, text_model_of
 from moee_hf.model.batching_moee import padded_length
 from moee_hf.model.capture_moee import _active
-from moee_hf.model.inference_moee import pack, pad, run_batch, run_prefix, wanted_of
-from moee_hf.model.layout_moee import can_pack
-from moee_hf.model.prefix_moee import PrefixCache, can_cache_prefix, empty_cache
+from moee_hf.model.inference_moee import pad, wanted_of
+from moee_hf.model.prefix_moee import can_cache_prefix
 
-GENERATOR = torch.Generator().manual_seed(2)
-HEAD = [5, 6, 7, 8, 9]
-IDS = [HEAD + torch.randint(4, 90, (length,), generator=GENERATOR).tolist() for length in (7, 2, 4)]
 # whose last layer is computed for one token of each text, and whose prompts are computed once
 ARCHITECTURES = {
     "olmoe": (2, True),
@@ -78,26 +74,6 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
                         if read:
                             expected = plain.router_weights[:, : len(read)]
                             torch.testing.assert_close(routing, expected, atol=1e-5, rtol=0)
-
-
-def lean_passes(model, wanted, monkeypatch):
-    """The same texts in every way: as on a processor, as on a GPU, after a common prefix, packed."""
-    yield run_batch(model, pad(IDS), wanted, lean=True)
-    if can_cache_prefix(model.model):
-        prefix = run_prefix(model, HEAD, wanted)
-        rest = pad([ids[len(HEAD) :] for ids in IDS])
-        for _ in range(2):
-            yield run_batch(model, rest, wanted, lean=True, prefix=prefix)
-    if wanted.routers != tuple(model.config.router_indices):
-        return
-    with monkeypatch.context() as patch:
-        patch.setattr(experts_moee, "has_grouped_products", lambda device: True)
-        cache = PrefixCache(empty_cache(model.model)) if can_cache_prefix(model.model) else None
-        yield run_batch(model, pad(IDS), wanted, lean=True, cache=cache)
-        if can_cache_prefix(model.model) and model.model._supports_flash_attn:
-            with packed_attention(model.model):
-                assert can_pack(model.model)
-                yield run_batch(model, pack(IDS), wanted, lean=True, cache=cache)
 
 
 @pytest.mark.parametrize(
