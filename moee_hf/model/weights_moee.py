@@ -72,6 +72,11 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
     except RuntimeError as error:
         if "CONVERSION" not in str(error):
             raise
+        if kwargs.get("quantization_config") is not None:
+            raise ValueError(
+                f"{source}: expected weights that can be quantized where they are loaded to; some cannot, as the "
+                "report above says. Of those on disk (offload_folder), only quantization_config='nf4' can be had."
+            ) from error
         raise ValueError(
             f"{source}: expected the weights of the {config.backbone_config.model_type} backbone that its config.json "
             "describes; some cannot be put together, as the report above says. Fetch the complete checkpoint."
