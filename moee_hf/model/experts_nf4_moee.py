@@ -170,6 +170,7 @@ def _hold(module: Any, name: str, config: ExpertsNF4Config) -> Weight4bit:
     """Let a module hold a weight in its quantized form, and read it as before."""
     quantized = Weight4bit(module._parameters.pop(name), config)
     module._modules[f"{name}{_SUFFIX}"] = quantized
+    module._is_hf_initialized = True  # transformers would dequantize it, and draw it anew for nothing
     kind = type(module)
     names = getattr(kind, "_names_4bit", ())
     # set past torch, as it would take a class for an attribute of the module
