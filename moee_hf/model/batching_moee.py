@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, count, takewhile
@@ -17,6 +18,8 @@ Result = TypeVar("Result")
 # of a stream, this much is sorted by length at a time: on a processor, and on an accelerator, whose batches are larger
 WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 4_000_000
 ACCELERATOR_TEXTS, ACCELERATOR_CHARACTERS = 16 * WINDOW_TEXTS, 4 * WINDOW_CHARACTERS
+# and no more texts than those whose vectors have so many bytes
+ACCELERATOR_BYTES = 2**28
 # tokens of a batch: on a processor, enough for each expert to be worth reading its matrices, and few enough to stay
 # near the caches; on an accelerator, what saturates it, within so many bytes
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS, MAX_BYTES = 4096, 1024, 32_768, 15 * 2**28
@@ -45,11 +48,18 @@ def padded_length(length: int) -> int:
     return round_up(length, 1 << max(0, length.bit_length() - 4))
 
 
-def windows(texts: Iterable[str], device: torch.device) -> Iterator[list[str]]:
-    """Split a stream of texts into lists for a device, of bounded size however long the texts."""
+def windows(texts: Iterable[str], device: torch.device, bytes_per_text: int) -> Iterator[list[str]]:
+    """Split a stream of texts into lists for a device, of bounded size however long the texts.
+
+    Args:
+        texts: The texts.
+        device: Where they are read.
+        bytes_per_text: Size of what is read of each text.
+    """
     most = (WINDOW_TEXTS, WINDOW_CHARACTERS)
     if device.type != "cpu":
-        most = (ACCELERATOR_TEXTS, ACCELERATOR_CHARACTERS)
+        num_texts = min(ACCELERATOR_TEXTS, ACCELERATOR_BYTES // bytes_per_text)
+        most = (max(num_texts, WINDOW_TEXTS), ACCELERATOR_CHARACTERS)
     window: list[str] = []
     characters = 0
     for text in texts:
@@ -81,9 +91,10 @@ def token_budget(device: torch.device, bytes_per_token: int) -> int:
 def free_memory(device: torch.device) -> int | None:
     """Return the bytes that an accelerator has left for tensors; None if it does not say."""
     module = torch.get_device_module(device)
-    if hasattr(module, "mem_get_info"):
-        free, _ = module.mem_get_info(device)
-        return free + module.memory_reserved(device) - module.memory_allocated(device)
+    with contextlib.suppress(RuntimeError):  # of a driver that does not say
+        if hasattr(module, "mem_get_info"):
+            free, _ = module.mem_get_info(device)
+            return free + module.memory_reserved(device) - module.memory_allocated(device)
     if hasattr(module, "recommended_max_memory"):  # MPS
         return module.recommended_max_memory() - module.current_allocated_memory()
     return None

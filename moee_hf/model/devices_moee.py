@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import torch
 
 from .batching_moee import distinct, windows
 from .functional_moee import Mix
+from .inference_moee import bytes_per_text, wanted_of
 from .prompts_moee import TextError, stream_texts
 from .stream_moee import delayed, embed_stream, progress_bar
 from .workers_moee import Worker, running
@@ -119,14 +120,14 @@ def embed_on_devices(
     _check_model(model)
     embed_stream(model, (), templates, mix, batch_size, show_progress_bar)  # refuses bad arguments, as everywhere
     stream, num_templates = stream_texts(texts), len(templates)
-    total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
+    size = num_templates * bytes_per_text(model, wanted_of(model, mix))
 
     def parts() -> Iterator[np.ndarray]:
-        groups = _join(windows(stream, found[0]), len(found))
+        groups = _join(windows(stream, found[0], size), len(found))
         if (group := next(groups, None)) is None:  # no process is started for nothing
             return
         with (
-            progress_bar(show_progress_bar, None if total is None else total * num_templates) as progress,
+            progress_bar(show_progress_bar, texts, num_templates) as progress,
             running(model, found) as workers,
         ):
 

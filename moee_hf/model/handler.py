@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import AutoModel
 
 
@@ -15,8 +16,9 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
-        # the accelerators that there are, or else the processor
-        self.model = AutoModel.from_pretrained(path, trust_remote_code=True, device_map="auto")
+        accelerator: Any = getattr(torch, "accelerator", torch.cuda)  # before torch 2.6 there was none of that name
+        device = "auto" if accelerator.is_available() else "cpu"
+        self.model = AutoModel.from_pretrained(path, trust_remote_code=True, device_map=device)
 
     def __call__(self, data: dict[str, Any]) -> list[list[float]] | list[float]:
         """Embed texts, or compare one with others.

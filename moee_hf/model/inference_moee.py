@@ -10,8 +10,8 @@ How a lean pass runs, in order:
 3. Before each layer, a hook pools its input, where that is the hidden state that is wanted. After each attention
    block, where HS is read there, a hook pools what it adds. After each router, another hook pools its routing weights.
    All go on from the means over the prefix, if there is one.
-4. The experts skip padding (`unpadded_rows`). In the last layer, the output projection
-   of attention and the MoE block compute only each text's last token (`keep_last_token`), where only that is pooled.
+4. The experts skip padding (`unpadded_rows`). In the last layer, the output projection of attention and the MoE block
+   compute only each text's last token (`keep_last_token`), where only that is pooled and texts are not packed.
 5. When all that is wanted has been read, the capture raises `_CompleteError`: no later layer runs. The error ends the
    `with` block and goes no further.
 
@@ -39,7 +39,7 @@ from .compression_moee import project
 from .experts_moee import bytes_per_token
 from .functional_moee import Mix, combine, token_weights, weigh_layers
 from .inputs_moee import input_device
-from .layout_moee import can_pack, has_flash_attention, layout_of
+from .layout_moee import can_pack, layout_of
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
 from .prompts_moee import TextError, tokenize
 from .transfer_moee import is_asynchronous, send
@@ -146,11 +146,20 @@ def split_raw(model: MoEEModel, wanted: Wanted, vectors: torch.Tensor) -> dict[s
 
     HS of a source has the shape `(n, hidden_size)`, RW of an activation `(n, len(routers), num_experts)`.
     """
-    routing = (len(wanted.routers), model.config.router_shape[1])
-    shapes: dict[str, tuple[int, ...]] = {source: (model.readable.hidden_sizes[source],) for source in wanted.sources}
-    shapes |= {activation: routing for activation in wanted.activations if wanted.routers}
+    shapes = _shapes(model, wanted)
     parts = torch.split(vectors, [math.prod(shape) for shape in shapes.values()], dim=1)
     return {name: part.reshape(-1, *shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+
+
+def bytes_per_text(model: MoEEModel, wanted: Wanted) -> int:
+    """Return the size of what is read of a text, in float32."""
+    return 4 * sum(map(math.prod, _shapes(model, wanted).values()))
+
+
+def _shapes(model: MoEEModel, wanted: Wanted) -> dict[str, tuple[int, ...]]:
+    routing = (len(wanted.routers), model.config.router_shape[1])
+    shapes: dict[str, tuple[int, ...]] = {source: (model.readable.hidden_sizes[source],) for source in wanted.sources}
+    return shapes | {activation: routing for activation in wanted.activations if wanted.routers}
 
 
 def run_texts(
@@ -173,9 +182,8 @@ def run_texts(
     can_cache = can_cache_prefix(model.model)
     prefix = run_prefix(model, head, wanted) if head and can_cache else None
     packed = prefix is None and can_pack(model.model)
-    # transformers asks the device whether texts are packed, as flex attention has to know, but not beside a cache
-    asks = packed and not has_flash_attention(model.model)
-    empty = PrefixCache(empty_cache(model.model)) if can_cache and not asks and is_asynchronous(device) else None
+    # beside a cache, if only an empty one, transformers does not ask the device whether texts are packed
+    empty = PrefixCache(empty_cache(model.model)) if can_cache and is_asynchronous(device) else None
     num_shared = 0 if prefix is None else prefix.num_tokens
     lengths = [len(row) - num_shared for row in ids]
     if keeps_kernels(device, model.dtype) and len(ids) > 1 and not packed:
@@ -257,8 +265,9 @@ def _outside_inference_mode(backbone: PreTrainedModel) -> Iterator[None]:
 
 def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
     """Return how large the batches of a model may be now, with no more texts than this."""
-    device = input_device(model)
-    num_tokens = token_budget(device, bytes_per_token(model.model))
+    device, size = input_device(model), bytes_per_token(model.model)
+    devices = {device, *(weight.device for weight in model.parameters() if weight.device.type == device.type)}
+    num_tokens = min(token_budget(device, size) for device in devices)
     return Batches(num_tokens, num_texts, longrope_length(model.model), device)
 
 

@@ -161,6 +161,8 @@ def _reproduces(gate: Gate, function: Any, experts: Any, device: torch.device, d
     try:
         row = torch.zeros(1, dtype=torch.int64, device=device)
         got = _launch(gate, values.to(device, dtype), None, None, row).cpu().double()
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # no C compiler, or a GPU without the instructions
         logger.warning_once(f"kernels: Triton does not run on {device} ({error}); gates run without it")
         return False

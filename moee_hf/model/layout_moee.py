@@ -24,7 +24,7 @@ class Padded:
     """
 
     def __init__(self, attention_mask: torch.Tensor, device: torch.device):
-        self._mask = attention_mask  # on the host, what follows from it is computed there
+        self._mask = attention_mask  # where it came from: in a lean pass the host, where rows are found
         self.num_texts, self.attention_mask = len(attention_mask), send(attention_mask, device)
         self.last = send(attention_mask.sum(dim=1) - 1, device)
 
@@ -111,17 +111,12 @@ Layout: TypeAlias = Padded | Packed
 
 
 def can_pack(backbone: PreTrainedModel) -> bool:
-    """Whether texts can be packed: the attention that is used keeps them apart, and nothing else mixes tokens.
+    """Whether texts can be packed: flash attention, which is told where they begin, and nothing else mixes tokens.
 
-    Flash attention is told where texts begin; for flex attention transformers derives it from their positions.
+    Flex attention learns of it by positions, which some architectures do not hand on: their texts would be mixed.
     """
-    is_flex = text_model_of(backbone).config._attn_implementation == "flex_attention"
-    return (is_flex or has_flash_attention(backbone)) and can_cache_prefix(backbone)
-
-
-def has_flash_attention(backbone: PreTrainedModel) -> bool:
-    """Whether a backbone uses flash attention of any version, or a kernel of that name."""
-    return "flash" in (text_model_of(backbone).config._attn_implementation or "")
+    implementation = text_model_of(backbone).config._attn_implementation or ""
+    return "flash" in implementation and can_cache_prefix(backbone)
 
 
 def layout_of(batch: Mapping[str, torch.Tensor], device: torch.device) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,17 @@ from .batching_moee import Batches, distinct, windows
 from .capture_moee import Capture, Wanted
 from .fitted_moee import check_calibration, find_prompt_indices
 from .functional_moee import Mix, check_count, check_flag
-from .inference_moee import batches_for, check_finite, embeddings_of, finish, raw_of, run_texts, token_ids, wanted_of
+from .inference_moee import (
+    batches_for,
+    bytes_per_text,
+    check_finite,
+    embeddings_of,
+    finish,
+    raw_of,
+    run_texts,
+    token_ids,
+    wanted_of,
+)
 from .prompts_moee import TextError, stream_texts
 from .transfer_moee import Rows, is_asynchronous
 
@@ -98,19 +109,16 @@ def _stream(
     if show_progress_bar is not None:
         check_flag("show_progress_bar", show_progress_bar)
     stream, batches = stream_texts(texts), batches_for(model, batch_size)
-    total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
+    size = len(templates) * bytes_per_text(model, wanted)
     # while a device works through one window, the next is tokenised, and started before the first is waited for
     ahead = int(is_asynchronous(batches.device))
 
     def parts() -> Iterator[np.ndarray]:
-        with (
-            ThreadPoolExecutor(1) as tokenizing,
-            progress_bar(show_progress_bar, None if total is None else total * len(templates)) as progress,
-        ):
+        with progress_bar(show_progress_bar, texts, len(templates)) as progress, _tokenizing() as tokenizing:
 
             def tokenized() -> Iterator[_Window]:
                 first = 0
-                for window in windows(stream, batches.device):
+                for window in windows(stream, batches.device, size):
                     unique, inverse = distinct(window)  # equal texts are run once
                     ids = [tokenizing.submit(token_ids, model, unique, template) for template in templates]
                     yield _Window(first, inverse, ids)
@@ -123,9 +131,20 @@ def _stream(
                 return window
 
             for window in delayed(map(started, delayed(tokenized(), ahead)), ahead):
+                progress.update((len(window.inverse) - window.num_unique) * len(templates))
                 yield window.result(model)
 
     return parts()
+
+
+@contextlib.contextmanager
+def _tokenizing() -> Iterator[ThreadPoolExecutor]:
+    """A thread for the tokenizer; what still waits for it when the work ends early is left undone."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        yield thread
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass
@@ -150,9 +169,15 @@ class _Window:
         except TextError as error:
             raise error.renumbered(self.first + self.inverse.index(error.index)) from None
 
+    @property
+    def num_unique(self) -> int:
+        """The number of different texts."""
+        return max(self.inverse) + 1
+
     def result(self, model: MoEEModel) -> np.ndarray:
-        """Wait, and return the vectors of all texts in each prompt, of shape `(num_prompts, n, size)`."""
+        """Wait, and return the vectors of all texts in each prompt, of shape `(num_prompts, n, size)`, once."""
         result = np.stack([rows.take(self.inverse) for rows in self.rows])
+        self.rows.clear()
         for vectors in result:
             check_finite(model, torch.from_numpy(vectors), range(self.first, self.first + len(vectors)))
         return result
@@ -176,7 +201,7 @@ def _start(
 
 
 def delayed(items: Iterable[Item], count: int) -> Iterator[Item]:
-    """Hand on items when so many more have come; if no more come for an error, those that are there come before it."""
+    """Hand on each item once `count` more have come. If an error ends them, the items that are there come first."""
     waiting: deque[Item] = deque()
     failure: Exception | None = None
     iterator = iter(items)
@@ -191,11 +216,21 @@ def delayed(items: Iterable[Item], count: int) -> Iterator[Item]:
         if len(waiting) > count:
             yield waiting.popleft()
     yield from waiting
-    if failure is not None:
-        raise failure
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # which holds this frame, and all that failed
 
 
-def progress_bar(show: bool | None, total: int | None) -> Any:
+def progress_bar(show: bool | None, texts: Iterable[str], num_prompts: int) -> Any:
     """Return a bar that counts texts, once for each prompt. None: on a terminal, once the work has taken seconds."""
+    total = 1 if isinstance(texts, str) else len(texts) if isinstance(texts, Sized) else None
     disable, delay = (None, 5) if show is None else (not show, 0)
-    return logging.tqdm(total=total, desc="Embedding", unit="text", disable=disable, delay=delay)
+    return logging.tqdm(
+        total=None if total is None else total * num_prompts,
+        desc="Embedding",
+        unit="text",
+        disable=disable,
+        delay=delay,
+    )

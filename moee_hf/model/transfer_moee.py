@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class Rows:
-    """Vectors that come from a device batch by batch, in any order; the host waits for them once, at the end.
+    """Vectors that come from a device batch by batch, in any order; the host waits for them in `take`.
 
     Args:
         num_rows: How many they are in all.
@@ -38,8 +39,7 @@ class Rows:
     def put(self, indices: Sequence[int], vectors: torch.Tensor) -> None:
         """Take the vectors of these rows, of shape `(n, size)`."""
         if self._buffer is None:
-            pinned = is_asynchronous(self._device)
-            self._buffer = torch.empty(self._num_rows, vectors.shape[1], pin_memory=pinned)
+            self._buffer = _host_memory((self._num_rows, vectors.shape[1]), self._device)
         start = len(self._order)
         self._buffer[start : start + len(indices)].copy_(vectors, non_blocking=True)
         self._order += indices
@@ -55,3 +55,11 @@ class Rows:
         places = np.empty(self._num_rows, np.int64)
         places[self._order] = np.arange(self._num_rows)
         return self._buffer.numpy()[places[rows]]
+
+
+def _host_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Return room for what comes from a device, pinned where that lets copies wait in its queue."""
+    if is_asynchronous(device):
+        with contextlib.suppress(RuntimeError):  # the system pins no more; copies are waited for
+            return torch.empty(shape, pin_memory=True)
+    return torch.empty(shape)

@@ -55,7 +55,7 @@ def running(model: MoEEModel, devices: Sequence[torch.device]) -> Iterator[list[
         for device in devices:
             workers.append(Worker(device))
         with _file_of(model) as path:  # which is gone when all have taken it to their devices
-            options = (num_threads, logging.get_verbosity())
+            options = (num_threads, torch.get_float32_matmul_precision(), logging.get_verbosity())
             for future in as_completed([worker.ask(path, worker.device, *options) for worker in workers]):
                 future.result()
         yield workers
@@ -128,7 +128,11 @@ def _cause(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}, and has printed why if it could."
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    hint = " The machine's memory may be short: it must hold the weights twice." if name == "SIGKILL" else ""
+    hint = (
+        " The machine's memory may be short: it must hold the weights twice while devices load them."
+        if name == "SIGKILL"
+        else ""
+    )
     return f"was ended by {name}.{hint}"
 
 
@@ -156,7 +160,7 @@ def _file_of(model: MoEEModel) -> Iterator[str]:
             stack.callback(os.close, descriptor := os.memfd_create("moee"))
             path, where = f"/proc/{os.getpid()}/fd/{descriptor}", "in memory"
         else:
-            where = stack.enter_context(tempfile.TemporaryDirectory())
+            where = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             path = os.path.join(where, "model.pt")
         try:
             torch.save(model, path)
@@ -215,9 +219,10 @@ def _read(questions: queue.SimpleQueue[tuple[Any, ...]]) -> None:
         os._exit(1)
 
 
-def _loaded(path: str, device: torch.device, num_threads: int, verbosity: int) -> MoEEModel:
+def _loaded(path: str, device: torch.device, num_threads: int, matmul_precision: str, verbosity: int) -> MoEEModel:
     logging.set_verbosity(verbosity)
     torch.set_num_threads(num_threads)
+    torch.set_float32_matmul_precision(matmul_precision)
     try:
         # the caller's process has just written it; its pages are the same ones for all processes
         model = torch.load(path, map_location="cpu", mmap=True, weights_only=False)

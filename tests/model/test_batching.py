@@ -15,10 +15,13 @@ def test_windows_are_bounded(monkeypatch):
     monkeypatch.setattr(batching_moee, "WINDOW_TEXTS", 3)
     monkeypatch.setattr(batching_moee, "WINDOW_CHARACTERS", 10)
     texts = ["a", "b", "c", "d", "e" * 12, "f", "g" * 9, "h", "i"]
-    parts = list(windows(texts, torch.device("cpu")))
+    parts = list(windows(texts, torch.device("cpu"), 4))
     assert [len(part) for part in parts] == [3, 2, 2, 2]
     assert [text for part in parts for text in part] == texts
-    assert list(windows(texts, torch.device("cuda"))) == [texts]
+    assert list(windows(texts, torch.device("cuda"), 4)) == [texts]
+    monkeypatch.setattr(batching_moee, "ACCELERATOR_BYTES", 2000)  # for the vectors of a window
+    parts = windows(["a"] * 12, torch.device("cuda"), 400)
+    assert [len(part) for part in parts] == [5, 5, 2]
 
 
 def test_padded_length():

@@ -213,6 +213,8 @@ def test_any_accelerator_that_torch_has_is_found(monkeypatch, kind, count, torch
     assert accelerators() == [f"{kind}:{index}" for index in range(count)]
 
 
-def test_the_handler_takes_whatever_accelerator_there_is(monkeypatch):
+@pytest.mark.parametrize(("is_available", "expected"), [(True, "auto"), (False, "cpu")])
+def test_the_handler_takes_whatever_accelerator_there_is(is_available, expected, monkeypatch):
     monkeypatch.setattr(AutoModel, "from_pretrained", lambda *args, **kwargs: kwargs)
-    assert EndpointHandler("folder").model["device_map"] == "auto"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: is_available)
+    assert EndpointHandler("folder").model["device_map"] == expected

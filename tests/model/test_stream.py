@@ -1,5 +1,9 @@
 """Texts are read as they come, equal ones once."""
 
+import contextlib
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +80,44 @@ def test_what_came_before_an_error_is_not_lost(model, ahead, fault):
         weight.data[token] = before
     assert [len(part) for part in parts] == [16, 16]
     assert np.abs(np.concatenate(parts) - model.encode(MANY[:32], prompt_name="none")).max() < 1e-5
+
+
+def test_progress_counts_every_text(model, monkeypatch):
+    """Equal ones too, which are read once."""
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, **kwargs):
+            super().__init__(self)
+            self.total, self.done = total, 0
+            bars.append(self)
+
+        def update(self, number):
+            self.done += number
+
+    monkeypatch.setattr(stream_moee.logging, "tqdm", lambda **kwargs: Bar(**kwargs))
+    model.encode(["a", "a", "b", "a"], show_progress_bar=True)
+    model.encode(["a", "b", "b"], prompt=["{text}", "{text}!"], show_progress_bar=True)
+    assert [(bar.done, bar.total) for bar in bars] == [(4, 4), (6, 6)]
+
+
+def test_an_error_keeps_nothing_alive(model):
+    """What a pass that failed holds is free for the next try, before the garbage collector comes."""
+
+    class Held:
+        pass
+
+    def items():
+        held = Held()
+        alive.append(weakref.ref(held))
+        yield held
+        raise MemoryError
+
+    alive = []
+    gc.disable()
+    try:
+        with contextlib.suppress(MemoryError):
+            list(stream_moee.delayed(items(), 1))
+        assert alive[0]() is None
+    finally:
+        gc.enable()
