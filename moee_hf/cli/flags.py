@@ -107,7 +107,7 @@ def add_model_flags(
     if several_devices:
         where.add_argument(
             "--devices",
-            type=lambda value: value if value == "all" else value.split(","),
+            type=lambda value: value if value == "all" else [name.strip() for name in value.split(",")],
             metavar="NAMES",
             help="share the texts out: a whole model in a process for each, such as cuda:0,cuda:1, or all for all "
             "accelerators (Python: devices=)",

@@ -165,7 +165,7 @@ class MoEEModel(MoEEPreTrainedModel):
             precision: `"float32"`; `"int8"` or `"uint8"`, a byte a dimension of the unit vector; `"binary"` or
                 `"ubinary"`, the signs alone, packed eight to a byte. Smaller ones take a calibrated model.
             devices: Where to embed, in a process for each: names, such as `["cuda:0", "cuda:1"]`, or `"all"` for all
-                accelerators. The model lies on the CPU, and stays there. None: where the model is.
+                accelerators. Each call starts them anew, from a model on the CPU. None: where the model is.
 
         Returns:
             Of shape `(embedding_size,)` for one text, `(n, embedding_size)` for n in the order given; float32, or as
