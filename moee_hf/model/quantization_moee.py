@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections import OrderedDict
 from typing import Any
@@ -112,6 +113,13 @@ def warn_of_whole_experts(backbone: PreTrainedModel) -> None:
         )
 
 
+def make_picklable(backbone: PreTrainedModel) -> None:
+    """Take what torchao prints of a module out of each that it has quantized: it cannot be pickled."""
+    for module in backbone.modules():
+        if isinstance(getattr(vars(module).get("extra_repr"), "__func__", None), functools.partial):
+            del module.extra_repr
+
+
 def check_saving(backbone: PreTrainedModel) -> None:
     """Raise `ValueError` for quantized weights that would not be read again."""
     quantizer: Any = getattr(backbone, "hf_quantizer", None)
@@ -129,7 +137,9 @@ def _experts(backbone: PreTrainedModel) -> list[tuple[int, int]]:
     """Return the bytes and the number of elements of each weight of experts, as it lies in memory."""
     found = []
     for path, module in backbone.named_modules():
-        if "experts" in path.split(".") or "ParallelExperts" in type(module).__name__:
+        names = path.split(".")
+        # some hold their router too
+        if ("experts" in names and "router" not in names) or "ParallelExperts" in type(module).__name__:
             weights = module.named_parameters(recurse=False)
             found += [weight for name, weight in weights if weight.ndim > 1 and "bias" not in name]
     return [(_num_bytes(weight), weight.numel()) for weight in found]
