@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support import full_size
+from support import full_size, update_docs
+from support.common import ROOT
 from support.tiny_backbones import tiny_config
 
 from moee_hf import MoEEConfig, MoEEModel
@@ -75,6 +76,12 @@ def test_what_the_paper_had_fits_one_card_of_24_gb():
     }
     fit = {key for key, of_model in cards.items() if 24 in of_model}
     assert fit == {("deepseek-moe-16b", "nf4"), ("qwen3-30b-a3b", "nf4")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_say_what_their_backbones_need(path):
+    first, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert first == update_docs.memory_comment(path.stem), "run tests/support/update_docs.py"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ FULL_SIZE = {
             intermediate_size=2880,
             num_experts_per_tok=4,
             vocab_size=201088,
+            quantization_config={"quant_method": "mxfp4"},
         ),
     ),
     "granite-3.1-1b-a400m": (

@@ -1,4 +1,4 @@
-"""Write what is generated: lists of backbones and recipes, the paper's averages, and the embedded model's scores.
+"""Write what is generated: lists of backbones and recipes, their memory, the paper's averages, our scores.
 
 python tests/support/update_docs.py [scores OUT/scores.md] ["other scores" OUT/scores.md] ...
 """
@@ -8,13 +8,18 @@ import sys
 import textwrap
 from pathlib import Path
 
+import torch
+
 from moee_hf.evaluation.paper.tables import PROMPTS, paper_table, papers, read_paper
 from moee_hf.evaluation.tables import Table
-from moee_hf.info import supported_backbones
+from moee_hf.info import model_info, supported_backbones
 from moee_hf.model.backbone_moee import REFUSED
 from moee_hf.publishing import read_recipe
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))  # where this is a script
+from support import full_size  # noqa: E402
+
 CARD = "moee_hf/embedded/README.md"
 
 
@@ -39,6 +44,37 @@ def license_of(recipe):
     return recipe.license if recipe.license_name is None else f"[{recipe.license_name}]({recipe.license_link})"
 
 
+def memory():
+    """What the weights of each recipe's backbone take, and the smallest card that holds them and a batch."""
+    rows = []
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        info = model_info(full_size.config_of(path.stem))
+        layer, experts = info.layer_memory(torch.bfloat16, "nf4"), info.experts["nf4"]
+        of_experts = sum(shape.numel() for module in experts for shape in module) * torch.bfloat16.itemsize
+        kept = stored(path.stem, info)
+        needed = [f"stored in {kept}" if kept else needs(info, quantization) for quantization in ("int8", "nf4")]
+        rows.append([path.stem, needs(info), *needed, *(f"{size / 2**30:.2f} GiB" for size in (layer, of_experts))])
+    return Table(["recipe", "bfloat16", "fp8, int8", "nf4", "experts of a layer", "of all layers"], rows).markdown()
+
+
+def stored(name, info):
+    """The format that a checkpoint is in already, as which it cannot be had in another; None for whole weights."""
+    return "GGUF" if name == "embedded" else info.quantized_by
+
+
+def needs(info, quantization=None):
+    cards = info.cards(torch.bfloat16, quantization)
+    weights = info.memory(torch.bfloat16, quantization) / 2**30
+    return f"{weights:.2f} GiB, " + (f"a card of {cards[0]} GB" if cards else "several cards")
+
+
+def memory_comment(name):
+    """The line of a recipe that says what its backbone needs."""
+    info = model_info(full_size.config_of(name))
+    kept = stored(name, info)
+    return f"# memory: {needs(info)}; {f'stored in {kept}' if kept else 'in nf4 ' + needs(info, 'nf4')}"
+
+
 def paper_averages():
     """The averages over the six types of tasks, published and ours, which nobody has measured yet."""
     combinations = ("hs", "rw", "concat", "sum")
@@ -61,6 +97,7 @@ GENERATED = {
     ("BACKBONES.md", "backbones"): backbones,
     ("BACKBONES.md", "refused"): refused,
     ("configs/README.md", "recipes"): recipes,
+    ("configs/README.md", "memory"): memory,
     ("moee_hf/evaluation/README.md", "paper"): paper_averages,
 }
 
@@ -81,5 +118,8 @@ def write_block(document, name, content):
 if __name__ == "__main__":
     for (document, name), generate in GENERATED.items():
         write_block(document, name, generate())
+    for path in (ROOT / "configs").glob("*.yaml"):
+        others = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# memory: ")]
+        path.write_text("\n".join([memory_comment(path.stem), *others, ""]), encoding="utf-8")
     for name, file in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         write_block(CARD, name, Path(file).read_text(encoding="utf-8").strip())
