@@ -34,7 +34,7 @@ def sentence(error: BaseException, arguments: argparse.Namespace) -> str | None:
     elif _is_out_of_memory(error):
         text = (
             "memory: expected enough for the model and a batch; there is not. Lower --batch-size, load with --dtype "
-            "bfloat16, or take a larger device or a smaller model."
+            "bfloat16 or --quantize nf4, or take a larger device or a smaller model."
         )
     elif isinstance(error, OSError) and error.errno is not None and error.strerror:
         # how often a file is there, and why not, is what the system says; what to do it does not
