@@ -158,8 +158,8 @@ def choices_of(model: MoEEModel, templates: Sequence[str], random: bool) -> dict
     backbone = config.backbone_config.to_diff_dict() | {"transformers_version": None}
     text = json.dumps(backbone, sort_keys=True, default=str)
     choices["backbone"] = hashlib.sha256(text.encode()).hexdigest()[:8]
-    if (method := stored_method(config.backbone_config)) is not None:  # how exactly is a part of the digest
-        choices["quantization"] = method
+    if not random and (method := stored_method(config.backbone_config)) is not None:
+        choices["quantization"] = method  # how exactly is a part of the digest; random weights are whole
     if (tokenizer := model.tokenizer.name_or_path) != model.name_or_path:
         choices["tokenizer"] = tokenizer
     if random:
