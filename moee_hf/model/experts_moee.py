@@ -201,6 +201,7 @@ def _num_rows(count: int, few_shapes: bool) -> int:
 
 
 def _linear(experts: Any, name: str, weights: torch.Tensor, expert: int, values: torch.Tensor) -> torch.Tensor:
+    # torchao would multiply with integers and scale the products, which overflow in float16 by then
     weight = _dequantized(weights[expert])
     bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
     return F.linear(values.to(weight.dtype), weight.T if experts.is_transposed else weight, bias)

@@ -25,7 +25,7 @@ from .fitted_moee import check_calibrated
 from .functional_moee import check_flag
 from .hub_moee import resolve_commit, resolve_source
 from .inputs_moee import input_device
-from .quantization_moee import check_quantization, check_saving, ready_made, warn_of_whole_experts
+from .quantization_moee import check_quantization, check_saving, make_picklable, ready_made, warn_of_whole_experts
 from .repository_moee import check_base, check_push, push_files, read_statistics, write_repository
 from .saving_moee import files_in, written_aside
 from .tokenizer_moee import DamagedTokenizerError, TokenizerNotFoundError, load_tokenizer
@@ -154,6 +154,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             loaded = load_backbone(source, config, **kwargs)
         if verify_weights and config.base_model_name_or_path is not None:
             check_weights_of(config.base_model_name_or_path, config.base_model_revision, **hub_kwargs)
+        make_picklable(loaded.backbone)
         warn_of_whole_experts(loaded.backbone)
         if experts is None:
             use_fast_experts(loaded.backbone)

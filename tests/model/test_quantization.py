@@ -5,6 +5,7 @@ import functools
 import gzip
 import json
 import logging
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,15 @@ def test_every_door(tmp_path):
     np.testing.assert_allclose(pipe(TEXTS), expected, atol=1e-5, rtol=1e-5)
     sentences = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
     np.testing.assert_allclose(sentences.encode(TEXTS), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies(name):
+    model = quantized("olmoe", name)
+    assert torch.equal(embed(copy.deepcopy(model)), embed(model))
+    content = pickle.dumps(model)
+    if name == "int8":  # torch itself does not read numbers of 8 bits with a point again
+        assert torch.equal(embed(pickle.loads(content)), embed(model))
 
 
 def test_by_auto_model_and_in_shards(tmp_path):
