@@ -158,7 +158,7 @@ def test_copies(name):
     model = quantized("olmoe", name)
     assert torch.equal(embed(copy.deepcopy(model)), embed(model))
     content = pickle.dumps(model)
-    if name == "int8":  # torch itself does not read numbers of 8 bits with a point again
+    if name == "int8":  # torch does not unpickle tensors of float8
         assert torch.equal(embed(pickle.loads(content)), embed(model))
 
 
