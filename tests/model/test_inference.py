@@ -52,28 +52,26 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
     )  # transformers' default for it
     assert {module.config._experts_implementation for module in expert_modules(model)} <= {expected}
     rows = model.config.router_indices
-    for pooling in ("lasttoken", "mean", "weightedmean"):
-        model.config.pooling = pooling
-        for layer in (-1, 2):
-            model.config.hidden_layer = layer
-            with torch.no_grad():
-                try:
-                    monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 1000)
-                    plain = model(**pad(IDS))
-                except ValueError as error:
-                    if layer == 2 and "one hidden state per token" in str(error):
-                        continue
-                    raise
-                monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
-                for read, sources in ((rows, ("state",)), (rows[:1], ()), ([], ("state",))):
-                    wanted = replace(wanted_of(model), routers=tuple(read), sources=sources)
-                    for capture in lean_passes(model, wanted, monkeypatch):
-                        hidden, routing = capture.hidden_and_routing("state", "softmax")
-                        if sources:
-                            torch.testing.assert_close(hidden, plain.pooled_hidden_state, atol=1e-5, rtol=1e-5)
-                        if read:
-                            expected = plain.router_weights[:, : len(read)]
-                            torch.testing.assert_close(routing, expected, atol=1e-5, rtol=0)
+    for pooling, layer in (("lasttoken", -1), ("lasttoken", 2), ("mean", -1), ("weightedmean", 2)):
+        model.config.pooling, model.config.hidden_layer = pooling, layer
+        with torch.no_grad():
+            try:
+                monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 1000)
+                plain = model(**pad(IDS))
+            except ValueError as error:
+                if layer == 2 and "one hidden state per token" in str(error):
+                    continue
+                raise
+            monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
+            for read, sources in ((rows, ("state",)), (rows[:1], ()), ([], ("state",))):
+                wanted = replace(wanted_of(model), routers=tuple(read), sources=sources)
+                for capture in lean_passes(model, wanted, monkeypatch):
+                    hidden, routing = capture.hidden_and_routing("state", "softmax")
+                    if sources:
+                        torch.testing.assert_close(hidden, plain.pooled_hidden_state, atol=1e-5, rtol=1e-5)
+                    if read:
+                        expected = plain.router_weights[:, : len(read)]
+                        torch.testing.assert_close(routing, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
