@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,8 @@ def check_source(source: str, revision: str | None) -> None:
 
 def import_transformers() -> None:
     """Let transformers know this package, report errors alone, and show progress on a terminal alone."""
+    for noisy in ("torchao", "torch.utils._pytree"):  # where torchao is installed, transformers imports it
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     import transformers
 
     from ..registration import register
