@@ -67,8 +67,13 @@ def ready_made(name: str, backbone: PreTrainedModel) -> Any:
 
     Raises:
         ImportError: If the package that quantizes is not installed.
-        ValueError: If the backbone computes its experts in a way of its own.
+        ValueError: If the backbone holds or computes its experts in a way of its own.
     """
+    if not any(weight.ndim == 3 for weight in _experts(backbone)):
+        raise ValueError(
+            f"quantization_config: expected None for a {backbone.config.model_type} backbone, or a configuration of "
+            f"transformers for its linear layers, as its experts are no 3-D parameters; got {name!r}."
+        )
     if name == "nf4":
         return ExpertsNF4Config()
     try:
@@ -104,13 +109,15 @@ def warn_of_whole_experts(backbone: PreTrainedModel) -> None:
     quantizer: Any = getattr(backbone, "hf_quantizer", None)
     if quantizer is None or getattr(quantizer.quantization_config, "dequantize", False):
         return
-    whole = sum(num_bytes for num_bytes, size in _experts(backbone) if num_bytes > _MOST_BYTES * size)
-    if whole:
-        logger.warning(
-            f"{type(quantizer.quantization_config).__name__} left {whole / 1e9:.3g} GB of experts whole, in 16 or 32 "
-            f"bits: transformers holds them as 3-D parameters, not as the linear layers that it quantizes. Load with "
-            f"quantization_config= one of {_NAMES}, which quantize experts."
-        )
+    weights = [weight for weight in _experts(backbone) if _num_bytes(weight) > _MOST_BYTES * weight.numel()]
+    if not weights:
+        return
+    advice = f" Load with quantization_config= one of {_NAMES}, which quantize experts."
+    logger.warning(
+        f"{type(quantizer.quantization_config).__name__} left {sum(map(_num_bytes, weights)) / 1e9:.3g} GB of experts "
+        "whole, in 16 or 32 bits: they are not the linear layers that it quantizes."
+        f"{advice if any(weight.ndim == 3 for weight in weights) else ''}"
+    )
 
 
 def make_picklable(backbone: PreTrainedModel) -> None:
@@ -133,16 +140,16 @@ def check_saving(backbone: PreTrainedModel) -> None:
         )
 
 
-def _experts(backbone: PreTrainedModel) -> list[tuple[int, int]]:
-    """Return the bytes and the number of elements of each weight of experts, as it lies in memory."""
-    found = []
+def _experts(backbone: PreTrainedModel) -> list[torch.Tensor]:
+    """Return the weights of experts, as they lie in memory."""
+    found: list[torch.Tensor] = []
     for path, module in backbone.named_modules():
         names = path.split(".")
         # some hold their router too
         if ("experts" in names and "router" not in names) or "ParallelExperts" in type(module).__name__:
             weights = module.named_parameters(recurse=False)
             found += [weight for name, weight in weights if weight.ndim > 1 and "bias" not in name]
-    return [(_num_bytes(weight), weight.numel()) for weight in found]
+    return found
 
 
 def _num_bytes(weight: torch.Tensor) -> int:

@@ -238,6 +238,7 @@ def test_other_formats_of_experts(weight, dequantize, whole, warnings):
             "experts_implementation: expected None beside quantization_config='int8'.*; got 'grouped_mm'",
         ),
         ("llama4_text", {"quantization_config": "fp8"}, "expected None or 'nf4' for a llama4_text backbone"),
+        ("dbrx", {"quantization_config": "nf4"}, "expected None for a dbrx backbone, .*no 3-D parameters; got 'nf4'"),
     ],
 )
 def test_what_cannot_be_had(model_type, arguments, message):
