@@ -227,10 +227,11 @@ class QuantizeWeight(ConversionOps):
     Args:
         config: How to quantize those of experts.
         linear: What quantizes those of linear layers. None: they are not.
+        misfits: Takes what to say of weights of experts that are not of the model's shapes.
     """
 
-    def __init__(self, config: ExpertsNF4Config, linear: Any):
-        self.config, self.linear = config, linear
+    def __init__(self, config: ExpertsNF4Config, linear: Any, misfits: list[str]):
+        self.config, self.linear, self.misfits = config, linear, misfits
 
     @torch.no_grad()
     def convert(
@@ -243,11 +244,13 @@ class QuantizeWeight(ConversionOps):
             return self.linear.get_quantize_ops().convert(input_dict, **options)
         (weight,) = input_dict.values()
         weight = weight[0] if isinstance(weight, list) else weight
-        if weight.shape != (expected := module._parameters[name].shape):
-            raise ValueError(f"{full_layer_name}: expected shape {tuple(expected)}; got {tuple(weight.shape)}.")
-        values = _hold(module, name, self.config).quantize(weight)
         if missing_keys is not None:
             missing_keys.discard(full_layer_name)
+        if weight.shape != (expected := module._parameters[name].shape):
+            # an error that is raised here says nothing but that there was one
+            self.misfits.append(f"{full_layer_name!r}: {tuple(weight.shape)} in place of {tuple(expected)}")
+            return {}
+        values = _hold(module, name, self.config).quantize(weight)
         return {f"{full_layer_name}{_SUFFIX}.{key}": value for key, value in values.items()}
 
 
@@ -267,6 +270,7 @@ class ExpertsNF4Quantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
         linear = quantization_config.linear
         options = {"pre_quantized": self.pre_quantized}
+        self.misfits: list[str] = []
         self.linear = None if linear is None else AutoHfQuantizer.from_config(linear, **options)
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
@@ -305,7 +309,7 @@ class ExpertsNF4Quantizer(HfQuantizer):
         return self.linear.param_element_size(model, param_name, param)
 
     def get_quantize_ops(self) -> QuantizeWeight:
-        return QuantizeWeight(self.quantization_config, self.linear)
+        return QuantizeWeight(self.quantization_config, self.linear, self.misfits)
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if self.linear is not None:
@@ -316,6 +320,11 @@ class ExpertsNF4Quantizer(HfQuantizer):
                     _hold(module, name, self.quantization_config)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        if self.misfits:
+            raise ValueError(
+                f"{model.name_or_path}: expected weights of experts of the shapes that its config.json describes; "
+                f"{len(self.misfits)} have another, the first {self.misfits[0]}."
+            )
         # what merges a checkpoint's experts cannot split quantized ones: they are saved by their names in the model
         model._weight_conversions = []
         return model

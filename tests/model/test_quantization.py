@@ -275,9 +275,9 @@ def test_on_a_real_model_spearman_stays(tmp_path):
         rows = [json.loads(line) for line in file]
     texts = [row[name] for name in ("sentence1", "sentence2") for row in rows]
     spearman = {}
-    for name in (None, *NAMES):
+    for name in (None, *QUANTIZATIONS):
         model = MoEEModel.from_pretrained(tmp_path, quantization_config=name, dtype=torch.float32)
         vectors = model.encode(texts, combination="sum", normalize_embeddings=True, convert_to_tensor=True)
         similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(1)
         spearman[name] = 100 * spearmanr(similarity, [row["score"] for row in rows]).statistic
-    assert all(abs(spearman[name] - spearman[None]) < 0.5 for name in NAMES), spearman
+    assert all(abs(spearman[name] - spearman[None]) < 0.5 for name in QUANTIZATIONS), spearman
