@@ -238,6 +238,8 @@ class MoEEPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Save all but the weights, which are loaded from the backbone's own repository, pinned to its current commit.
 
+        They are whole there: a quantizer that this model was loaded with is chosen anew by who loads the reference.
+
         Args:
             save_directory: The folder; made if it is not there.
             base_model_name_or_path: The repository on the Hub with exactly this backbone. None: where this model was
