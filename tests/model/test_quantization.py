@@ -263,7 +263,7 @@ def test_what_cannot_be_saved(tmp_path):
     assert not (tmp_path / "saved").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_on_a_real_model_spearman_stays(tmp_path):
     """On STS-B test, within half a point (in percent) of float32."""
     convert = ROOT.parent / "shared" / "smolmoe" / "convert.py"
