@@ -13,6 +13,8 @@ import torch
 from support.common import ROOT, TEXTS
 from torch.autograd import DeviceType
 
+from moee_hf.model.experts_moee import OWN_IMPLEMENTATION
+
 FOLDER = ROOT / "tests" / "benchmarks"
 
 
@@ -145,7 +147,7 @@ def test_ways_read_the_same_weights_each_with_its_own_experts(benchmarks, tmp_pa
         torch.testing.assert_close(of_way[:, :size], vectors["official"][:, :size], msg=name)
         assert next(built[name].backbone.parameters()) is next(model.model.parameters())
         own = name.startswith("moee_hf")
-        expected = benchmarks.layer.EXPERTS_IMPLEMENTATION if own else "grouped_mm"
+        expected = OWN_IMPLEMENTATION if own else "grouped_mm"
         assert built[name].backbone.config._experts_implementation == expected
 
 

@@ -18,6 +18,8 @@ from .experts_nf4_moee import stored_shape
 from .kernels_moee import activate
 
 EXPERTS_IMPLEMENTATION = "moee"
+# as code of saved models may run beside the package, each copy of this file reads its own captures
+OWN_IMPLEMENTATION = f"{EXPERTS_IMPLEMENTATION}:{__name__}"
 # on a processor, with fewer tokens than this for each expert, calling them one by one costs more than it saves
 MIN_TOKENS_PER_EXPERT = 4
 # an expert reads so many rows at most at a time
@@ -42,7 +44,7 @@ def use_fast_experts(backbone: PreTrainedModel) -> None:
     for module in modules:
         config: Any = getattr(module, "config", None)
         if getattr(config, "_experts_implementation", None) in replaced:
-            config._experts_implementation_internal = EXPERTS_IMPLEMENTATION
+            config._experts_implementation_internal = OWN_IMPLEMENTATION
 
 
 def _is_readable(module: Any) -> bool:
@@ -217,3 +219,4 @@ def _dequantized(weight: torch.Tensor) -> torch.Tensor:
 
 
 ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, experts_forward)
+ALL_EXPERTS_FUNCTIONS.register(OWN_IMPLEMENTATION, experts_forward)

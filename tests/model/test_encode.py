@@ -12,7 +12,9 @@ from moee_hf import MoEEModel
 
 
 def test_public_names():
-    assert set(moee_hf.__all__) == {"MoEEConfig", "MoEEModel", "MoEEModelOutput", "UnsupportedBackboneError"}
+    assert set(moee_hf.__all__) == {
+        *("ExpertsNF4Config", "MoEEConfig", "MoEEModel", "MoEEModelOutput", "UnsupportedBackboneError"),
+    }
     assert list(inspect.signature(MoEEModel.encode).parameters) == [
         *("self", "texts", "prompt_name", "prompt", "batch_size", "show_progress_bar", "normalize_embeddings"),
         *("convert_to_numpy", "convert_to_tensor", "combination", "alpha", "standardize", "precision", "devices"),

@@ -35,7 +35,7 @@ def test_agrees_with_eager(model_type, dtype, at_once, monkeypatch):
     with torch.no_grad():
         experts.config._experts_implementation = "eager"
         expected = experts(hidden, index, weights.to(dtype))
-        experts.config._experts_implementation = experts_moee.EXPERTS_IMPLEMENTATION
+        experts.config._experts_implementation = experts_moee.OWN_IMPLEMENTATION
         got = experts(hidden, index, weights.to(dtype))
     assert got.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
@@ -67,7 +67,7 @@ def test_a_loaded_model_uses_them_unless_told_otherwise(loaded, saved, tmp_path)
     def implementation(model):
         return model.model.config._experts_implementation
 
-    assert implementation(loaded) == experts_moee.EXPERTS_IMPLEMENTATION
+    assert implementation(loaded) == experts_moee.OWN_IMPLEMENTATION
     for name in ("eager", "grouped_mm"):
         assert implementation(MoEEModel.from_pretrained(saved, experts_implementation=name)) == name
     # nothing of it is saved
@@ -95,7 +95,7 @@ def test_gradients(at_once, monkeypatch):
     monkeypatch.setattr(experts_moee, "MIN_TOKENS_PER_EXPERT", 0)
     monkeypatch.setattr(experts_moee, "has_grouped_products", lambda device: at_once)
     gradients = {}
-    for name in (experts_moee.EXPERTS_IMPLEMENTATION, "eager"):
+    for name in (experts_moee.OWN_IMPLEMENTATION, "eager"):
         model = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32, experts_implementation=name)
         model(input_ids=torch.arange(5, 45)[None]).embeddings.square().sum().backward()
         gradients[name] = model.model.layers[0].mlp.experts.down_proj.grad

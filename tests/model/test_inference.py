@@ -48,7 +48,7 @@ def test_every_saving_gives_the_plain_vectors(model_type, monkeypatch):
     model = tiny_model(model_type)
     experts_moee.use_fast_experts(model.model)
     expected = (
-        "eager" if model_type == "openai_privacy_filter" else experts_moee.EXPERTS_IMPLEMENTATION
+        "eager" if model_type == "openai_privacy_filter" else experts_moee.OWN_IMPLEMENTATION
     )  # transformers' default for it
     assert {module.config._experts_implementation for module in expert_modules(model)} <= {expected}
     rows = model.config.router_indices
