@@ -163,10 +163,11 @@ class Batches:
 
     def _next(self, order: list[int], lengths: Sequence[int], packed: bool) -> list[int]:
         """Return the next batch of texts, whose indices are in the order of their lengths, the longest first."""
-        most = self.num_tokens // lengths[order[0]]
         if packed:
             totals = accumulate(lengths[index] for index in order)
             most = sum(1 for _ in takewhile(lambda total: total <= self.num_tokens, totals))
+        else:
+            most = self.num_tokens // lengths[order[0]]
         most = max(1, most)
         if self.num_texts is not None:
             most = min(most, self.num_texts)

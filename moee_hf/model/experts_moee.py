@@ -84,7 +84,7 @@ def experts_forward(
     Returns:
         Tensor of shape `(num_tokens, hidden_size)`.
     """
-    down_proj = self.down_proj  # each access dequantizes what is parametrized
+    down_proj = self.down_proj  # in 4 bits, it is dequantized once in a pass
     # experts of which other devices hold some are transformers' own
     if getattr(self, "_is_expert_parallel", False):
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
@@ -210,7 +210,7 @@ def _linear(experts: Any, name: str, weights: torch.Tensor, expert: int, values:
 
 
 def _is_quantized(weight: torch.Tensor) -> bool:
-    """Whether a weight is torchao's, in 8 bits; what is parametrized is dequantized by then."""
+    """Whether a weight is torchao's, in 8 bits; what is in 4 bits is dequantized by then."""
     return hasattr(weight, "qdata")
 
 

@@ -265,8 +265,11 @@ def _outside_inference_mode(backbone: PreTrainedModel) -> Iterator[None]:
 
 def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
     """Return how large the batches of a model may be now, with no more texts than this."""
-    device, size = input_device(model), bytes_per_token(model.model)
-    devices = {device, *(weight.device for weight in model.parameters() if weight.device.type == device.type)}
+    device = input_device(model)
+    devices, size = {device}, 1
+    if device.type != "cpu":  # whose budget counts no bytes
+        devices |= {weight.device for weight in model.parameters() if weight.device.type == device.type}
+        size = bytes_per_token(model.model)
     num_tokens = min(token_budget(device, size) for device in devices)
     return Batches(num_tokens, num_texts, longrope_length(model.model), device)
 
