@@ -13,8 +13,9 @@ from .model.backbone_moee import REFUSED, experts_per_token, text_model_of
 from .model.choices_moee import COMBINATIONS, PRECISIONS, QUANTIZATIONS, check_choice
 from .model.configuration_deepseek import DeepseekConfig
 from .model.configuration_moee import MoEEConfig
+from .model.experts_nf4_moee import ExpertsNF4Config, Weight4bit
 from .model.modeling_moee import MoEEModel
-from .model.quantization_moee import stored_method
+from .model.quantization_moee import stored_method, weights_to_quantize
 
 __all__ = [
     "CARDS",
@@ -136,20 +137,17 @@ def model_info(config: MoEEConfig) -> ModelInfo:
 
 def _expert_shapes(backbone: PreTrainedModel, quantization: str) -> list[list[torch.Size]]:
     """The shapes of what a quantization finds: tensors with all experts of a layer, module by module."""
-    modules = [module for module in backbone.modules() if "Experts" in type(module).__name__]
-    if quantization != "nf4":  # the others need transformers' interface of experts, which some do without
-        modules = [module for module in modules if hasattr(module, "_is_expert_parallel")]
-    shapes = ([weight.shape for weight in module.parameters(recurse=False) if weight.ndim == 3] for module in modules)
-    return [of_module for of_module in shapes if of_module]
+    found = weights_to_quantize(backbone, quantization)
+    return [[weight.shape for weight in of_module.values()] for of_module in found.values()]
 
 
 def _quantized_bytes(shape: torch.Size, quantization: str) -> int:
     """Bytes of a quantized tensor: its weights, and what they are scaled with."""
-    number, rows = shape.numel(), shape[:-1].numel()
-    if quantization == "nf4":  # two weights a byte, and for 64 of them a float32
-        return -(-number // 2) + 4 * -(-number // 64)
+    if quantization == "nf4":
+        quantized = Weight4bit(torch.empty(shape, device="meta"), ExpertsNF4Config())
+        return sum(part.nbytes for part in quantized.parameters())
     # a byte a weight, and for each row a float32, in int8 also its zero
-    return number + rows * (4 if quantization == "fp8" else 5)
+    return shape.numel() + shape[:-1].numel() * (4 if quantization == "fp8" else 5)
 
 
 def _active_parameters(text_model: PreTrainedModel, num_experts: int, top_k: int) -> int:

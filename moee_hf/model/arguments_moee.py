@@ -52,9 +52,13 @@ def as_json_has_it(value: Any) -> Any:
 
 def unknown_argument(where: str, name: str, known: Iterable[str], expected: str) -> ValueError:
     """Return the error for an argument of a name that nobody knows, with the nearest name that is known."""
+    return ValueError(f"{where}: expected {expected}; got {name!r}.{nearest_name(name, known)}")
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known name that is nearest to a name, to end an error with; empty if none is near."""
     nearest = difflib.get_close_matches(name, sorted(known), n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return ValueError(f"{where}: expected {expected}; got {name!r}.{hint}")
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def check_spelling(names: Iterable[str], choices: Iterable[str]) -> None:

@@ -215,7 +215,7 @@ def _restore(kind: Any, names: tuple[str, ...]) -> Any:
     return reader.__new__(reader)
 
 
-def _is_of_experts(module: nn.Module, name: str) -> bool:
+def is_of_experts(module: nn.Module, name: str) -> bool:
     """Whether a parameter holds the weights of all experts of a layer: of three dimensions, the first of experts."""
     weight = module._parameters.get(name)
     return weight is not None and weight.ndim == 3 and "Experts" in type(module).__name__
@@ -239,7 +239,7 @@ class QuantizeWeight(ConversionOps):
     ) -> dict[str, torch.Tensor]:
         """Return the quantized form by the names of its parameters in the model, which now has it."""
         module, name = get_module_from_name(model, full_layer_name)
-        if not _is_of_experts(module, name):
+        if not is_of_experts(module, name):
             options = {"model": model, "full_layer_name": full_layer_name, "missing_keys": missing_keys, **kwargs}
             return self.linear.get_quantize_ops().convert(input_dict, **options)
         (weight,) = input_dict.values()
@@ -296,13 +296,13 @@ class ExpertsNF4Quantizer(HfQuantizer):
         return self.linear.update_weight_conversions(weight_conversions, *model)
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
-        if _is_of_experts(*get_module_from_name(model, param_name)):
+        if is_of_experts(*get_module_from_name(model, param_name)):
             return True
         return self.linear is not None and self.linear.param_needs_quantization(model, param_name, **kwargs)
 
     def param_element_size(self, model: PreTrainedModel, param_name: str, param: torch.Tensor) -> float:
         config = self.quantization_config
-        if _is_of_experts(*get_module_from_name(model, param_name)):
+        if is_of_experts(*get_module_from_name(model, param_name)):
             return 0.5 + (1 + 4 / _NESTED_BLOCK_SIZE if config.double_quant else 4) / config.block_size
         if self.linear is None:
             return float(param.element_size())
@@ -316,7 +316,7 @@ class ExpertsNF4Quantizer(HfQuantizer):
             self.linear._process_model_before_weight_loading(model, **kwargs)
         if self.pre_quantized:
             for module in list(model.modules()):
-                for name in [name for name in module._parameters if _is_of_experts(module, name)]:
+                for name in [name for name in module._parameters if is_of_experts(module, name)]:
                     _hold(module, name, self.quantization_config)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:

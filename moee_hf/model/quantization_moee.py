@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections import OrderedDict
@@ -13,9 +12,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, TorchAoConfig
 from transformers.utils.logging import get_logger
 from transformers.utils.quantization_config import QuantizationMethod
 
+from .arguments_moee import nearest_name
 from .choices_moee import QUANTIZATIONS
 from .experts_moee import EXPERTS_IMPLEMENTATION
-from .experts_nf4_moee import ExpertsNF4Config
+from .experts_nf4_moee import ExpertsNF4Config, is_of_experts
 
 logger = get_logger(__name__)
 
@@ -40,11 +40,9 @@ def check_quantization(
     if not isinstance(quantization, str):
         return
     if quantization not in QUANTIZATIONS:
-        nearest = difflib.get_close_matches(quantization.lower(), QUANTIZATIONS, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
             f"quantization_config: expected one of {_NAMES}, or a configuration of transformers; got "
-            f"{quantization!r}.{hint}"
+            f"{quantization!r}.{nearest_name(quantization.lower(), QUANTIZATIONS)}"
         )
     if (stored := stored_method(config)) is not None:
         raise ValueError(
@@ -82,13 +80,8 @@ def ready_made(name: str, backbone: PreTrainedModel) -> Any:
         raise ImportError(
             f'quantization_config={name!r} needs torchao: pip install "moee_hf[quantized]". ({error})'
         ) from error
-    weights = {
-        f"{path}.{own}"
-        for path, module in backbone.named_modules()
-        if hasattr(module, "_is_expert_parallel")  # which transformers' interface of experts sets
-        for own, weight in module.named_parameters(recurse=False)
-        if weight.ndim == 3
-    }
+    found = weights_to_quantize(backbone, name)
+    weights = {f"{path}.{own}" for path, of_module in found.items() for own in of_module}
     if not weights:
         raise ValueError(
             f"quantization_config: expected None or 'nf4' for a {backbone.config.model_type} backbone, which computes "
@@ -102,6 +95,17 @@ def ready_made(name: str, backbone: PreTrainedModel) -> Any:
         # torchao's op is for weights that one of the checkpoint makes alone, and that lie in a module
         modules_to_not_convert=[f"(?!(?:{'|'.join(patterns)})$).*"],
     )
+
+
+def weights_to_quantize(backbone: PreTrainedModel, name: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the weights that one of `QUANTIZATIONS` quantizes, each of all experts of a layer, by module and name."""
+    found = {}
+    for path, module in backbone.named_modules():
+        # all but nf4 need transformers' interface of experts, which sets this; some architectures do without
+        if name == "nf4" or hasattr(module, "_is_expert_parallel"):
+            weights = module.named_parameters(recurse=False)
+            found[path] = {own: weight for own, weight in weights if is_of_experts(module, own)}
+    return {path: weights for path, weights in found.items() if weights}
 
 
 def warn_of_whole_experts(backbone: PreTrainedModel) -> None:
