@@ -1,14 +1,13 @@
 """Experts one by one, as on a processor, and all at once, as on a GPU, whatever the weights look like."""
 
 import copy
-import weakref
 
 import numpy as np
 import pytest
 import torch
+from support.alive import Alive
 from support.common import CHECKPOINT, MANY
 from support.tiny_backbones import expert_modules, tiny_model
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from moee_hf import MoEEConfig, MoEEModel
@@ -102,36 +101,6 @@ def test_gradients(at_once, monkeypatch):
     torch.testing.assert_close(*gradients.values(), atol=1e-5, rtol=1e-3)
 
 
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside the context hold at once; views hold none of their own."""
-
-    def __enter__(self):
-        self.live, self.peak, self._holders = 0, 0, {}
-        return super().__enter__()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **kwargs or {})
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor) and tensor.numel():
-                self._hold(tensor)
-        return result
-
-    def _hold(self, tensor):
-        storage = tensor.untyped_storage()
-        key, size = storage.data_ptr(), storage.nbytes()
-        if key not in self._holders:
-            self.live += size
-        self._holders[key] = self._holders.get(key, 0) + 1
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(tensor, self._release, key, size)
-
-    def _release(self, key, size):
-        self._holders[key] -= 1
-        if not self._holders[key]:
-            del self._holders[key]
-            self.live -= size
-
-
 @pytest.mark.parametrize("inner", [32, 256])
 def test_a_pass_holds_no_more_than_the_budget_counts(inner, monkeypatch):
     config = OlmoeConfig(
@@ -142,7 +111,7 @@ def test_a_pass_holds_no_more_than_the_budget_counts(inner, monkeypatch):
     experts_moee.use_fast_experts(model.model)
     monkeypatch.setattr(experts_moee, "has_grouped_products", lambda device: True)
     ids = [[(7 * text + token) % 500 for token in range(40)] for text in range(50)]
-    with torch.inference_mode(), LiveBytes() as memory:
+    with torch.inference_mode(), Alive() as memory:
         run_batch(model, pad(ids), wanted_of(model), lean=True)
     per_token = memory.peak / (50 * 40)
     assert 0.6 * experts_moee.bytes_per_token(model.model) < per_token < experts_moee.bytes_per_token(model.model)

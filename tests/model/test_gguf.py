@@ -57,7 +57,7 @@ def test_the_weights_are_those_of_safetensors(model_type, tmp_path, caplog):
     assert weights.keys() == expected.state_dict().keys()
     for name, weight in expected.state_dict().items():
         torch.testing.assert_close(weights[name], weight, rtol=1e-6, atol=1e-6, msg=name)
-    assert_same(loaded.encode(TEXTS), expected.encode(TEXTS))
+    assert_same(loaded.encode(TEXTS), expected.encode(TEXTS), atol=1e-5)  # linear attention adds up last bits
     assert "LOAD REPORT" not in caplog.text
 
 

@@ -6,7 +6,6 @@ import gc
 import json
 import pickle
 import sys
-import tempfile
 import threading
 import weakref
 from dataclasses import replace
@@ -18,16 +17,15 @@ from bitsandbytes import functional
 from datasets.fingerprint import Hasher
 from support.alive import Alive
 from support.common import TEXTS
+from support.drawn import draw, folder_of
 from support.lean_passes import IDS, lean_passes
-from support.tiny_backbones import redraw, tiny_config
-from transformers import CONFIG_MAPPING, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from moee_hf import ExpertsNF4Config, MoEEConfig, MoEEModel
+from moee_hf import ExpertsNF4Config, MoEEModel
 from moee_hf.model.inference_moee import pad, wanted_of
 
 ARCHITECTURES = ["olmoe", "qwen2_moe", "deepseek", "gpt_oss", "mixtral"]
-SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
 # the 16 values of QLoRA's appendix E, https://arxiv.org/abs/2305.14314
 NF4 = torch.tensor(
     [
@@ -39,20 +37,10 @@ NF4 = torch.tensor(
 )
 
 
-def draw(model_type: str, size: int, **fields) -> MoEEModel:
-    known = CONFIG_MAPPING[model_type]().to_dict()
-    config = tiny_config(model_type, **{name: size for name in SIZES if name in known}, **fields)
-    torch.manual_seed(0)
-    return redraw(MoEEModel(MoEEConfig(backbone_config=config, combination="sum")))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _folders():
-    with tempfile.TemporaryDirectory() as folder:
-        _folders.path = folder
+    with folder_of(plain, quantized) as _folders.path:
         yield
-    plain.cache_clear()
-    quantized.cache_clear()
 
 
 @functools.cache

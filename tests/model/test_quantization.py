@@ -8,7 +8,6 @@ import logging
 import pickle
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,12 +19,13 @@ from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from support.common import CHECKPOINT, EVALUATION_DATA, LONG_PROMPT, MANY, ROOT, TEXTS
+from support.drawn import draw, folder_of
 from support.lean_passes import IDS, lean_passes
-from support.tiny_backbones import expert_modules, redraw, tiny_config
+from support.tiny_backbones import expert_modules
 from torchao.quantization import Int8WeightOnlyConfig
-from transformers import CONFIG_MAPPING, AutoModel, BitsAndBytesConfig, TorchAoConfig, pipeline
+from transformers import AutoModel, BitsAndBytesConfig, TorchAoConfig, pipeline
 
-from moee_hf import MoEEConfig, MoEEModel
+from moee_hf import MoEEModel
 from moee_hf.model import experts_moee
 from moee_hf.model.choices_moee import QUANTIZATIONS
 from moee_hf.model.inference_moee import pad, wanted_of
@@ -33,32 +33,21 @@ from moee_hf.model.quantization_moee import warn_of_whole_experts
 
 NAMES = ["fp8", "int8"]
 ARCHITECTURES = ["olmoe", "qwen2_moe", "deepseek", "gpt_oss", "mixtral"]
-# large enough that scales weigh little
-SIZES = dict.fromkeys(
-    ("hidden_size", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"), 64
-)
 TEXT_IDS = torch.randint(4, 90, (32, 10), generator=torch.Generator().manual_seed(0)).tolist()
 CASES = [(model_type, name) for model_type in ARCHITECTURES for name in NAMES]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _folders():
-    with tempfile.TemporaryDirectory() as folder:
-        _folders.path = folder
+    with folder_of(plain, quantized) as _folders.path:
         yield
-    plain.cache_clear()
-    quantized.cache_clear()
 
 
 @functools.cache
 def plain(model_type) -> tuple[MoEEModel, str]:
     """A model in float32, and the folder that it is saved in."""
-    fields = SIZES.keys() & CONFIG_MAPPING[model_type]().to_dict().keys()
-    config = tiny_config(model_type, num_hidden_layers=2, **{name: SIZES[name] for name in fields})
-    torch.manual_seed(0)
-    model = redraw(MoEEModel(MoEEConfig(backbone_config=config, combination="sum")))
-    folder = f"{_folders.path}/{model_type}"
-    model.save_pretrained(folder)
+    model = draw(model_type, 64, num_hidden_layers=2)
+    model.save_pretrained(folder := f"{_folders.path}/{model_type}")
     return model, folder
 
 
