@@ -176,7 +176,14 @@ def test_texts_are_read_no_further_than_embeddings(folder):
     assert ahead == list(range(1, len(TEXTS) + 1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])
+def number(request):
+    """A signal that ends this process, as in a terminal; under nohup SIGHUP is ignored, by the command as well."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 @pytest.mark.usefixtures("small")
 def test_signals_leave_nothing(folder, monkeypatch, number):
     def killed(writer, *args):
@@ -185,11 +192,10 @@ def test_signals_leave_nothing(folder, monkeypatch, number):
     (folder / "a.txt").write_text("a\n")
     (folder / "x.npy").write_text("before")
     monkeypatch.setattr(writing.EmbeddingWriter, "write", killed)
-    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as error:
         main(["embed", "a.txt", "--output", "x.npy", *MODEL])
     assert error.value.code == 128 + number
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
     assert {path.name for path in folder.iterdir()} == {"a.txt", "x.npy"}
     assert (folder / "x.npy").read_text() == "before"
 
