@@ -53,7 +53,7 @@ def load_backbone(source: str, config: MoEEConfig, **kwargs: Any) -> LoadedBackb
         ValueError: If they are neither safetensors nor GGUF, damaged, or not all those of the backbone.
     """
     if config.base_model_name_or_path is not None:
-        source, kwargs = _resolve_reference(config, **kwargs)
+        source, kwargs = resolve_reference(config, **kwargs)
     if kwargs.setdefault("use_safetensors", True) is not True:
         raise ValueError("use_safetensors: expected True, as pickled weights are never read; got False.")
     # a weight of another shape is reported by `_check_loaded`, with those that are missing
@@ -100,7 +100,7 @@ def _from_gguf(path: Path, config: PreTrainedConfig, **arguments: Any) -> dict[s
     return arguments | {"config": config, "gguf_file": None} | gguf_arguments(path, config)
 
 
-def _resolve_reference(config: MoEEConfig, **kwargs: Any) -> tuple[str, dict[str, Any]]:
+def resolve_reference(config: MoEEConfig, **kwargs: Any) -> tuple[str, dict[str, Any]]:
     """Return the repository that a reference names for its weights, and how to load from there."""
     source: Any = config.base_model_name_or_path
     if os.path.exists(source):
