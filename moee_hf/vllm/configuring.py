@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from vllm.config import ModelConfig, VllmConfig
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.platforms import current_platform
 from vllm.transformers_utils.config import HFConfigParser
 
 from moee_hf import MoEEConfig, __version__
@@ -58,10 +59,14 @@ class MoEEModelConfig(VerifyAndUpdateConfig):
     def verify_and_update_config(vllm_config: VllmConfig) -> None:
         """Refuse what would give wrong vectors, and keep compiled code apart from that of the plain backbone."""
         refuse_engine(vllm_config)
+        hf_config = vllm_config.model_config.hf_config
         if isinstance(vllm_config.additional_config, dict):
             # part of the key of compiled code
             vllm_config.additional_config = vllm_config.additional_config | {"moee_hf": __version__}
-        if hook := _hook_of_backbone(vllm_config.model_config.hf_config):
+        if current_platform.is_cpu() and hasattr(hf_config, "qk_rope_head_dim"):
+            # the kernel for processors turns the heads of DeepSeek wrongly; PyTorch's own code does not
+            vllm_config.compilation_config.custom_ops.append("-rotary_embedding")
+        if hook := _hook_of_backbone(hf_config):
             hook.verify_and_update_config(vllm_config)
 
 

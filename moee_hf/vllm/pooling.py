@@ -71,7 +71,7 @@ class MoEEPooler(Pooler):
         hidden, routing = hidden_states[tokens], route(self._recorder.logits(tokens), config.router_activation)
         mask = hidden.new_ones(1, len(hidden))
         hidden, weights = (pool(part[None], mask, config.pooling) for part in (hidden, routing.flatten(1)))
-        return hidden, weights.unflatten(1, routing.shape[1:])
+        return hidden, weights.reshape(1, *routing.shape[1:])
 
 
 def mix_of(config: MoEEConfig, params: PoolingParams) -> Mix:

@@ -58,7 +58,7 @@ class MoEERenderer(HfRenderer):
             ChatTemplateResolutionError: Always; vLLM takes it for a bad request.
         """
         raise ChatTemplateResolutionError(
-            "messages: expected texts in `input`, as embeddings are of a text in the model's prompt; got a conversation."
+            "messages: expected texts in `input`, as embeddings are of texts in one prompt; got a conversation."
         )
 
     async def render_messages_async(self, *_: Any) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -12,6 +11,7 @@ from vllm.config import ModelConfig, VllmConfig
 
 from moee_hf import MoEEModel
 from moee_hf.model.backbone_moee import UnsupportedBackboneError, layer_to_read
+from moee_hf.model.repository_moee import STATISTICS_NAME
 
 
 def backbone_architecture(hf_config: PreTrainedConfig) -> str:
@@ -20,15 +20,16 @@ def backbone_architecture(hf_config: PreTrainedConfig) -> str:
     Raises:
         UnsupportedBackboneError: If vLLM has none.
     """
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type)
-    if hf_config.model_type == "deepseek":  # which transformers does not know
-        name = "DeepseekForCausalLM"
-    if name not in ModelRegistry.get_supported_archs():
+    # transformers does not know DeepSeekMoE
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type, f"{hf_config.model_type}ForCausalLM")
+    # and of some vLLM writes other letters large
+    known = {architecture.lower(): architecture for architecture in ModelRegistry.get_supported_archs()}
+    if name.lower() not in known:
         raise UnsupportedBackboneError(
             f"vLLM: expected a backbone of text that it has a model of; got {hf_config.model_type!r}. Use "
             "MoEEModel.encode, or `moee serve`."
         )
-    return name
+    return known[name.lower()]
 
 
 def refuse_model(model_config: ModelConfig, model: MoEEModel) -> None:
@@ -43,8 +44,8 @@ def refuse_model(model_config: ModelConfig, model: MoEEModel) -> None:
     info = ModelRegistry.inspect_model_cls([name], model_config)[0]
     if info.supports_multimodal or info.is_hybrid or info.is_attention_free or not model.is_causal:
         raise UnsupportedBackboneError(
-            f"vLLM: expected a causal decoder of text with attention in every layer; got {name}. Use MoEEModel.encode, "
-            "or `moee serve`."
+            f"vLLM: expected a causal decoder of text with attention in every layer; got {name}. Use "
+            "MoEEModel.encode, or `moee serve`."
         )
     if model_config.runner_type != "pooling":
         raise ValueError(f"runner: expected 'pooling' for embeddings; got {model_config.runner_type!r}.")
@@ -73,17 +74,12 @@ def refuse_model(model_config: ModelConfig, model: MoEEModel) -> None:
 
 
 def _refuse_gguf(folder: Path) -> None:
-    if any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors")):
-        raise _gguf_error(folder)
-    if any(folder.glob("*.gguf")) and {path.name for path in folder.glob("*.safetensors")} == {"statistics.safetensors"}:
-        raise _gguf_error(folder)
-
-
-def _gguf_error(folder: str | os.PathLike[str]) -> ValueError:
-    return ValueError(
-        f"{str(folder)!r}: expected weights in safetensors; got GGUF. Save them so, and serve that folder: "
-        f"MoEEModel.from_pretrained({str(folder)!r}).save_pretrained('folder')."
-    )
+    weights = {path.name for path in folder.glob("*.safetensors")} - {STATISTICS_NAME}
+    if not weights and any(folder.glob("*.gguf")):
+        raise ValueError(
+            f"{str(folder)!r}: expected weights in safetensors; got GGUF. Save them so, and serve that folder: "
+            f"MoEEModel.from_pretrained({str(folder)!r}).save_pretrained('folder')."
+        )
 
 
 def refuse_engine(vllm_config: VllmConfig) -> None:

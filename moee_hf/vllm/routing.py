@@ -24,13 +24,12 @@ def find_gates(backbone: nn.Module, config: MoEEConfig) -> list[GateLinear]:
         UnsupportedBackboneError: If these are not the same routers.
     """
     gates = [module for module in backbone.modules() if isinstance(module, GateLinear)]
-    found = [[gate.output_size] for gate in gates]
+    sizes = [gate.output_size for gate in gates]
     num_layers, num_experts = config.router_shape
-    if found != [[num_experts]] * num_layers:
+    if sizes != [num_experts] * num_layers:
         raise UnsupportedBackboneError(
             f"vLLM: expected {num_layers} routers of {num_experts} experts that are GateLinear in its model of "
-            f"{config.backbone_config.model_type}; got {[gate.output_size for gate in gates]}. Use MoEEModel.encode, "
-            "or `moee serve`."
+            f"{config.backbone_config.model_type}; got routers of {sizes}. Use MoEEModel.encode, or `moee serve`."
         )
     return [gates[index] for index in config.router_indices]
 
@@ -38,9 +37,9 @@ def find_gates(backbone: nn.Module, config: MoEEConfig) -> list[GateLinear]:
 class RoutingRecorder:
     """Keeps the logits of each token of a batch.
 
-    Each router has a buffer, made once for the largest batch, so that compiled code and CUDA graphs write to one place.
-    A row that was never written is not a number: where vLLM computes routing without calling the router, embeddings
-    are no numbers either, rather than wrong ones.
+    Each router has a buffer, made once for the largest batch, so that compiled code and CUDA graphs write to one
+    place. A row that was never written is not a number: where vLLM computes routing without calling the router,
+    embeddings are no numbers either, rather than wrong ones.
 
     Args:
         gates: The routers.
