@@ -31,6 +31,7 @@ class MoEEForEmbedding(nn.Module, VllmModelForPooling):
         )
         inner.model_config.convert_type = "embed"  # without a head, and from checkpoints with and without one
         self.backbone = initialize_model(inner, prefix=prefix)
+        self._is_whole = vllm_config.quant_config is None  # else parameters are not those of the checkpoint
         gates = find_gates(self.backbone, model.config)
         recorder = RoutingRecorder(gates, vllm_config.scheduler_config.max_num_batched_tokens)
         model.statistics.to(gates[0].moee_logits.device)
@@ -54,6 +55,27 @@ class MoEEForEmbedding(nn.Module, VllmModelForPooling):
         return self.backbone(input_ids, positions, intermediate_tensors, inputs_embeds)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str] | None:
-        """Load the backbone's weights, and return the names of those that were."""
+        """Load the backbone's weights, and return the names of those that were.
+
+        Raises:
+            ValueError: If some are missing, which vLLM would leave as they are in memory.
+        """
         loaded = self.backbone.load_weights(weights)
-        return None if loaded is None else {f"backbone.{name}" for name in loaded}
+        if loaded is None:
+            return None
+        if self._is_whole:
+            loaded = loaded | _zero_missing_biases(self.backbone, loaded)
+        return {f"backbone.{name}" for name in loaded}
+
+
+def _zero_missing_biases(backbone: nn.Module, loaded: set[str]) -> set[str]:
+    """Set biases to 0 that a checkpoint does not have, as vLLM's models may have more than transformers'."""
+    missing = {name: weight for name, weight in backbone.named_parameters() if name not in loaded and weight.numel()}
+    if whole := [name for name in missing if not name.endswith("bias")]:
+        raise ValueError(
+            f"vLLM: expected all weights of its model {type(backbone).__name__}; {len(whole)} are missing, the first "
+            f"{whole[0]!r}. Load the complete checkpoint that its config.json describes."
+        )
+    for bias in missing.values():
+        bias.data.zero_()
+    return set(missing)
