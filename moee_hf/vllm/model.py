@@ -64,12 +64,23 @@ class MoEEForEmbedding(nn.Module, VllmModelForPooling):
         if loaded is None:
             return None
         if self._is_whole:
-            loaded = loaded | _zero_missing_biases(self.backbone, loaded)
+            loaded = loaded | zero_missing_biases(self.backbone, loaded)
         return {f"backbone.{name}" for name in loaded}
 
 
-def _zero_missing_biases(backbone: nn.Module, loaded: set[str]) -> set[str]:
-    """Set biases to 0 that a checkpoint does not have, as vLLM's models may have more than transformers'."""
+def zero_missing_biases(backbone: nn.Module, loaded: set[str]) -> set[str]:
+    """Set biases to 0 that a checkpoint does not have, as vLLM's models may have more than transformers'.
+
+    Args:
+        backbone: vLLM's model.
+        loaded: The names of its parameters that were loaded.
+
+    Returns:
+        The names of these biases.
+
+    Raises:
+        ValueError: If other parameters were not loaded.
+    """
     missing = {name: weight for name, weight in backbone.named_parameters() if name not in loaded and weight.numel()}
     if whole := [name for name in missing if not name.endswith("bias")]:
         raise ValueError(

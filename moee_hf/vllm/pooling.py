@@ -37,23 +37,30 @@ class MoEEPooler(Pooler):
     def get_supported_tasks(self) -> Set[str]:
         return {"embed"}
 
-    def forward(self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata) -> list[torch.Tensor]:
+    def forward(
+        self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata
+    ) -> torch.Tensor | list[torch.Tensor]:
         """Return one embedding for each text; those of texts that run on in the next batch are not read.
 
         Args:
             hidden_states: Those of all tokens after the last norm, of shape `(num_tokens, hidden_size)`.
             pooling_metadata: Where the tokens of each text lie, and what it asks for.
         """
-        (model,) = self._model
         hidden, routing = self._read(hidden_states, pooling_metadata.get_pooling_cursor())
+        mixes = [mix_of(self._model[0].config, params) for params in pooling_metadata.pooling_params]
+        if len(set(mixes)) == 1:
+            return self._combined(hidden, routing, mixes[0])
         texts = defaultdict(list)
-        for index, params in enumerate(pooling_metadata.pooling_params):
-            texts[mix_of(model.config, params)].append(index)
+        for index, mix in enumerate(mixes):
+            texts[mix].append(index)
         embeddings: dict[int, torch.Tensor] = {}
         for mix, indices in texts.items():
-            vectors = embeddings_of(model, hidden[indices], routing[indices], mix, self._prompt)
-            embeddings |= zip(indices, finish(model, vectors[None], mix), strict=True)
-        return [embeddings[index] for index in range(len(hidden))]
+            embeddings |= zip(indices, self._combined(hidden[indices], routing[indices], mix), strict=True)
+        return [embeddings[index] for index in range(len(mixes))]
+
+    def _combined(self, hidden: torch.Tensor, routing: torch.Tensor, mix: Mix) -> torch.Tensor:
+        (model,) = self._model
+        return finish(model, embeddings_of(model, hidden, routing, mix, self._prompt)[None], mix)
 
     def _read(self, hidden_states: torch.Tensor, cursor: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """HS of shape `(batch_size, hidden_size)`, and RW of shape `(batch_size, num_moe_layers, num_experts)`."""

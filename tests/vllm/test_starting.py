@@ -11,6 +11,7 @@ pytest.importorskip("vllm.config", reason="vLLM is not installed; moee_hf/vllm/R
 from support.vllm_engine import PLAIN, write_checkpoint
 from vllm.engine.arg_utils import EngineArgs
 
+from moee_hf.vllm.model import zero_missing_biases
 from moee_hf.vllm.routing import find_gates
 
 pytestmark = pytest.mark.by_hand
@@ -90,6 +91,16 @@ def test_routers_that_are_not_those_of_transformers(checkpoint):
     config = MoEEModel.without_weights(MoEEConfig.from_pretrained(checkpoint)).config
     with pytest.raises(UnsupportedBackboneError, match=r"expected 4 routers of 8 experts.*got routers of \[\]"):
         find_gates(torch.nn.Linear(2, 2), config)
+
+
+def test_weights_that_were_not_loaded_are_named_and_biases_are_zero():
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"expected all weights of its model Linear; 1 are missing"):
+        zero_missing_biases(layer, {"bias"})
+    torch.nn.init.constant_(layer.weight, 3)
+    assert zero_missing_biases(layer, {"weight"}) == {"bias"}
+    assert layer.bias.tolist() == [0, 0]
+    assert (layer.weight == 3).all()
 
 
 def test_another_model_of_vllm_is_left_alone(checkpoint):
