@@ -87,6 +87,14 @@ def test_vectors_do_not_depend_on_how_a_batch_runs(options, calibrated, record_p
     assert max(far, far_shuffled) < CLOSE
 
 
+def test_two_processes_share_the_experts(calibrated, monkeypatch, record_property):
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    with engine(calibrated, tensor_parallel_size=2) as llm:
+        far = difference(embed(llm, TEXTS), MoEEModel.from_pretrained(calibrated).encode(TEXTS))
+    record_property("difference", far)
+    assert far < CLOSE
+
+
 def test_compiled_code_of_the_plain_backbone_is_not_taken_for_that_of_the_plugin(tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
     folder = write_checkpoint(tmp_path / "plain", "olmoe")
