@@ -14,8 +14,8 @@ import pytest
 from support.common import CHECKPOINT, TEXTS
 
 from moee_hf import MoEEModel
+from moee_hf.bulk.file import with_rows
 from moee_hf.cli import main, progress
-from moee_hf.cli.embed import with_rows
 from moee_hf.files import embeddings as writing
 from moee_hf.files.partial import Partial
 from moee_hf.files.texts import TextFile
