@@ -74,29 +74,30 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 def _serve(arguments: argparse.Namespace) -> None:
     try:
+        import starlette  # noqa: F401
         import uvicorn
-
-        from ..serving.application import create_app
     except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette"):
-            raise
         raise ImportError("moee serve: expected starlette and uvicorn. pip install 'moee_hf[serve]'") from error
     limits = Limits(arguments.max_texts, arguments.max_waiting, arguments.max_bytes)
     key = _key(arguments.api_key)
-    with _listening(arguments.host, arguments.port) as listener:  # before minutes of loading
-        model = load_model(arguments)
-        name = arguments.served_model_name or _name(arguments.model)
-        app = create_app(model, name, arguments.prompt, limits, key)
-        model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
+    with _listening(arguments.host, arguments.port):  # a port that is taken is told before minutes of loading
+        pass
+    model = load_model(arguments)
+    from ..serving.application import create_app
 
-        class Server(uvicorn.Server):
-            """One that a second signal of any kind ends at once, and whose end by a signal is no failure."""
+    class Server(uvicorn.Server):
+        """One that a second signal of any kind ends at once, and whose end by a signal is no failure."""
 
-            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-                self.force_exit = self.should_exit
-                self.should_exit = True
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
 
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAINING_SECONDS)
+    name = arguments.served_model_name or _name(arguments.model)
+    app = create_app(model, name, arguments.prompt, limits, key)
+    # the first text takes longer, and a model that gives no finite numbers is told now
+    model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAINING_SECONDS)
+    with _listening(arguments.host, arguments.port) as listener:  # no sooner: who is connected expects an answer
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         size = model.config.embedding_size
@@ -119,7 +120,7 @@ def _name(model: str) -> str:
 
 
 def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
-    """Return a socket that is bound to an address.
+    """Return a socket that listens at an address.
 
     Raises:
         ValueError: If the address is taken, or there is none such.
@@ -131,6 +132,7 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
             if os.name != "nt":  # where it would let two servers share a port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            listener.listen()  # several sockets may be bound to a port, where none listens
         except BaseException:
             listener.close()
             raise

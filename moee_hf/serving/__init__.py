@@ -1,8 +1,8 @@
 """A model behind HTTP, in the form of OpenAI's embeddings.
 
 From the bottom up: `limits` (who is let in), `metrics` (what is counted), `requests` (bodies into texts and options),
-`worker` (the queue, and the one thread that owns the model), `answers` (vectors into JSON), `endpoint` (what happens to
-every request), `application` (the routes). The command `moee serve` puts uvicorn under it. The package is imported
+`worker` (the queue, and the one thread that owns the model), `answers` (vectors into JSON), `endpoint` (what happens
+to every request), `application` (the routes). The command `moee serve` puts uvicorn under it. The package is imported
 without torch: the command reads its defaults before it knows whether it runs.
 """
 

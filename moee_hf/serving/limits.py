@@ -31,6 +31,11 @@ class RequestError(Exception):
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
 
+def refusal(name: str, problem: str, status: int = 400, code: str = "invalid_value") -> RequestError:
+    """Return the error that says what is wrong with a field of a body."""
+    return RequestError(status, f"{name}: {problem}", name, code)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a server takes in.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..model.arguments_moee import nearest_name
 from ..model.prompts_moee import CHARACTERS_PER_TOKEN, TextError, check_texts
-from .limits import Limits, RequestError
+from .limits import Limits, RequestError, refusal
 
 if TYPE_CHECKING:
     from ..model.modeling_moee import MoEEModel
@@ -102,13 +102,13 @@ def read_inference(body: bytes, served: Served) -> tuple[Embeddings, bool]:
     fields = _fields(body, (*_INFERENCE, "parameters"))
     parameters = fields.pop("parameters", {})
     if not isinstance(parameters, dict):
-        raise _refused("parameters", f"expected an object; got {_shown(parameters)}.")
+        raise refusal("parameters", f"expected an object; got {_shown(parameters)}.")
     fields |= _known(parameters, _INFERENCE)
     if _flag(fields, "truncate", True) is not True:
-        raise _refused("truncate", "expected true; got false. Texts that are too long lose their end.")
+        raise refusal("truncate", "expected true; got false. Texts that are too long lose their end.")
     if str(fields.get("truncation_direction", "right")).lower() != "right":
         shown = _shown(fields["truncation_direction"])
-        raise _refused("truncation_direction", f"expected 'right', as long texts lose their end; got {shown}.")
+        raise refusal("truncation_direction", f"expected 'right', as long texts lose their end; got {shown}.")
     _one_of(fields, "encoding_format", _FORMATS[:1], "float")
     inputs = fields.get("inputs")
     compares = isinstance(inputs, dict)
@@ -125,7 +125,7 @@ def check_name(name: Any, served: Served) -> None:
     """Raise `RequestError` if a request is for another model than the one that is served; None is for any."""
     if name is not None and name != served.name:
         problem = f"expected {served.name!r}, which is served here; got {_shown(name)}."
-        raise _refused("model", problem, 404, "model_not_found")
+        raise refusal("model", problem, 404, "model_not_found")
 
 
 def prompt_of(templates: Sequence[str], served: Served) -> str | list[str]:
@@ -133,6 +133,12 @@ def prompt_of(templates: Sequence[str], served: Served) -> str | list[str]:
     known = {template: name for name, template in reversed(served.model.config.known_prompts.items())}
     names = [known.get(template, template) for template in templates]
     return names[0] if len(names) == 1 else names
+
+
+def split_error(error: Exception) -> tuple[str, str]:
+    """Return where a message of the library says that the error is, and the rest, not too long."""
+    where, _, problem = str(error).partition(": ")
+    return where, problem if len(problem) < 1000 else f"{problem[:1000]}…"
 
 
 def _fields(body: bytes, known: Sequence[str]) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def _known(fields: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
     """Return the fields that have a value; a client says null for what it leaves out."""
     if unknown := next((name for name in fields if name not in known), None):
         problem = f"unknown field; expected among {', '.join(known)}.{nearest_name(unknown[:100], known)}"
-        raise _refused(_shown(unknown), problem, code="unknown_field")
+        raise refusal(_shown(unknown), problem, code="unknown_field")
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -160,7 +166,7 @@ def _options(fields: dict[str, Any], served: Served) -> Options:
     try:
         mix = config.mix(fields.get("combination"), fields.get("alpha"))
     except (ValueError, TypeError) as error:
-        raise _refused(*_split(error)) from None
+        raise refusal(*split_error(error)) from None
     # unit vectors, as OpenAI and text-embeddings-inference send them: many clients take dot products for cosines
     return Options(templates, mix.combination, float(mix.alpha), _flag(fields, "normalize", True))
 
@@ -169,7 +175,7 @@ def _templates(fields: dict[str, Any], served: Served) -> tuple[str, ...]:
     config = served.model.config
     given = [name for name in ("prompt_name", "prompt", "input_type") if name in fields]
     if len(given) > 1:
-        raise _refused(given[1], f"expected one of prompt_name, prompt and input_type; got {' and '.join(given)}.")
+        raise refusal(given[1], f"expected one of prompt_name, prompt and input_type; got {' and '.join(given)}.")
     if not given:
         return served.templates
     if given == ["input_type"]:
@@ -178,14 +184,14 @@ def _templates(fields: dict[str, Any], served: Served) -> tuple[str, ...]:
         return (config.prompt_template(names[0]),) if names else served.templates
     value = fields[given[0]]
     if not isinstance(value, str | list):
-        raise _refused(given[0], f"expected a string, or several in a list; got {_shown(value)}.")
+        raise refusal(given[0], f"expected a string, or several in a list; got {_shown(value)}.")
     try:
         templates = tuple(config.resolve_prompts(**{given[0]: value}))
     except (ValueError, TypeError) as error:
-        raise _refused(*_split(error)) from None
+        raise refusal(*split_error(error)) from None
     longest = CHARACTERS_PER_TOKEN * served.model.max_length
     if any(len(template) > longest for template in templates):
-        raise _refused("prompt", f"expected a template of at most {longest} characters; got a longer one.")
+        raise refusal("prompt", f"expected a template of at most {longest} characters; got a longer one.")
     return templates
 
 
@@ -194,10 +200,10 @@ def _texts(value: Any, name: str) -> tuple[list[str], list[str]]:
     if isinstance(value, str):
         return _checked([value], [name])
     if not isinstance(value, list) or not value:
-        raise _refused(name, f"expected a string, or several in a list; got {_shown(value)}.")
+        raise refusal(name, f"expected a string, or several in a list; got {_shown(value)}.")
     first = value[0][0] if isinstance(value[0], list) and value[0] else value[0]
     if isinstance(first, int) and not isinstance(first, bool):
-        raise _refused(
+        raise refusal(
             name,
             "expected text; got token ids, which are of another tokenizer. Send the text itself "
             "(LangChain: check_embedding_ctx_length=False).",
@@ -211,7 +217,7 @@ def _compared(inputs: dict[str, Any]) -> tuple[list[str], list[str]]:
     sentences = inputs.get("sentences")
     if inputs.keys() != {"source_sentence", "sentences"} or not isinstance(sentences, list) or not sentences:
         problem = "expected 'source_sentence', a string, and 'sentences', a list of them; got something else."
-        raise _refused("inputs", problem)
+        raise refusal("inputs", problem)
     names = [f"inputs.sentences[{index}]" for index in range(len(sentences))]
     return _checked([inputs["source_sentence"], *sentences], ["inputs.source_sentence", *names])
 
@@ -219,11 +225,11 @@ def _compared(inputs: dict[str, Any]) -> tuple[list[str], list[str]]:
 def _checked(texts: list[Any], names: list[str]) -> tuple[list[str], list[str]]:
     for name, text in zip(names, texts, strict=True):
         if not isinstance(text, str):
-            raise _refused(name, f"expected a string; got {_shown(text)}.")
+            raise refusal(name, f"expected a string; got {_shown(text)}.")
     try:
         return check_texts(texts), names
     except TextError as error:
-        raise _refused(names[error.index], error.problem) from None
+        raise refusal(names[error.index], error.problem) from None
 
 
 def _check_count(name: str, texts: list[str], options: Options, limits: Limits) -> None:
@@ -232,7 +238,7 @@ def _check_count(name: str, texts: list[str], options: Options, limits: Limits) 
         problem = (
             f"expected at most {limits.max_texts} texts; got {len(texts)}{each} ({count}). Send several requests."
         )
-        raise _refused(name, problem, 413, "too_many_texts")
+        raise refusal(name, problem, 413, "too_many_texts")
 
 
 def _dimensions(fields: dict[str, Any], served: Served) -> int | None:
@@ -240,12 +246,12 @@ def _dimensions(fields: dict[str, Any], served: Served) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _refused("dimensions", f"expected a number >= 1; got {_shown(value)}.")
+        raise refusal("dimensions", f"expected a number >= 1; got {_shown(value)}.")
     size = config.dimensions or config.embedding_size_for(fields.get("combination") or config.combination)
     if value > size:
-        raise _refused("dimensions", f"expected at most {size}, as this model's vectors have; got {_shown(value)}.")
+        raise refusal("dimensions", f"expected at most {size}, as this model's vectors have; got {_shown(value)}.")
     if value < size and config.dimensions is None:
-        raise _refused(
+        raise refusal(
             "dimensions",
             f"expected {size}, all of them, as this model is not fitted to principal components; got {value}. "
             "Serve one that is: moee calibrate --dimensions.",
@@ -256,25 +262,15 @@ def _dimensions(fields: dict[str, Any], served: Served) -> int | None:
 def _flag(fields: dict[str, Any], name: str, default: bool) -> bool:
     value = fields.get(name, default)
     if not isinstance(value, bool):
-        raise _refused(name, f"expected true or false; got {_shown(value)}.")
+        raise refusal(name, f"expected true or false; got {_shown(value)}.")
     return value
 
 
 def _one_of(fields: dict[str, Any], name: str, choices: tuple[str, ...], default: str = "") -> str:
     value = fields.get(name, default)
     if value not in choices:
-        raise _refused(name, f"expected one of {', '.join(map(repr, choices))}; got {_shown(value)}.")
+        raise refusal(name, f"expected one of {', '.join(map(repr, choices))}; got {_shown(value)}.")
     return str(value)
-
-
-def _split(error: Exception) -> tuple[str, str]:
-    """Return where a message says that the error is, and the rest."""
-    where, _, problem = str(error).partition(": ")
-    return where, problem if len(problem) < 1000 else f"{problem[:1000]}…"
-
-
-def _refused(name: str, problem: str, status: int = 400, code: str = "invalid_value") -> RequestError:
-    return RequestError(status, f"{name}: {problem}", name, code)
 
 
 def _shown(value: Any) -> str:

@@ -22,9 +22,9 @@ import numpy as np
 from ..model.inference_moee import token_ids
 from ..model.modeling_moee import MoEEModel
 from ..model.prompts_moee import TextError
-from .limits import RequestError
+from .limits import refusal
 from .metrics import Metrics
-from .requests import Options
+from .requests import Options, split_error
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +130,9 @@ class Worker:
             try:
                 counts += await asyncio.to_thread(self._num_tokens, some, options.templates)
             except TextError as error:
-                raise _refused(names[start + error.index], error.problem) from None
+                raise refusal(names[start + error.index], error.problem) from None
             except ValueError as error:  # the prompt leaves no room
-                raise RequestError(400, str(error), "prompt") from None
+                raise refusal("prompt", split_error(error)[1]) from None
         return counts
 
     def _num_tokens(self, texts: Sequence[str], templates: Sequence[str]) -> list[int]:
@@ -203,7 +203,7 @@ class Worker:
         index = error.index
         for part in batch:
             if index < part.end - part.start:
-                self._fail(part.job, _refused(part.job.names[part.start + index], error.problem))
+                self._fail(part.job, refusal(part.job.names[part.start + index], error.problem))
                 return
             index -= part.end - part.start
 
@@ -224,7 +224,3 @@ def _hand_out(batch: list[Part], vectors: np.ndarray) -> None:
         start = end
         if part.end == len(part.job.texts) and not part.job.result.done():
             part.job.result.set_result(np.concatenate(part.job.parts))
-
-
-def _refused(name: str, problem: str) -> RequestError:
-    return RequestError(400, f"{name}: {problem}", name)
