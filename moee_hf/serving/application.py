@@ -123,7 +123,8 @@ class Service:
 
     async def metrics(self, request: Request, body: Body, visit: Visit) -> Response:
         """What was done, for Prometheus."""
-        return Response(self.gate.metrics.text(self.gate.admission.texts), headers={"content-type": MEDIA_TYPE})
+        text = self.gate.metrics.text(self.gate.admission.texts, self.worker.queued)
+        return Response(text, headers={"content-type": MEDIA_TYPE})
 
     async def health(self, request: Request) -> Response:
         """That requests are taken in; no key is asked for."""

@@ -61,11 +61,16 @@ class Metrics:
         self.tokens += num_tokens
         self.batches.observe(num_texts)
 
-    def text(self, waiting: int) -> str:
-        """Return all as text; `waiting` are the texts that are taken in now, and not answered yet."""
-        return "\n".join(self._lines(waiting)) + "\n"
+    def text(self, admitted: int, queued: int) -> str:
+        """Return all as text.
 
-    def _lines(self, waiting: int) -> Iterator[str]:
+        Args:
+            admitted: The texts that are taken in now, and not answered yet; one in several prompts counts for each.
+            queued: Those of them that the model has not begun.
+        """
+        return "\n".join(self._lines(admitted, queued)) + "\n"
+
+    def _lines(self, admitted: int, queued: int) -> Iterator[str]:
         yield from _head("moee_requests_total", "counter", "Requests by route and status; 499: the client left.")
         for (route, status), count in sorted(self.requests.items()):
             yield f'moee_requests_total{{route="{route}",code="{status}"}} {count}'
@@ -78,8 +83,10 @@ class Metrics:
         yield f"moee_tokens_total {self.tokens}"
         yield from _head("moee_batch_texts", "histogram", "Texts that were embedded together.")
         yield from self.batches.lines("moee_batch_texts")
-        yield from _head("moee_waiting_texts", "gauge", "Texts taken in and not answered yet.")
-        yield f"moee_waiting_texts {waiting}"
+        yield from _head("moee_admitted_texts", "gauge", "Texts taken in and not answered yet.")
+        yield f"moee_admitted_texts {admitted}"
+        yield from _head("moee_queued_texts", "gauge", "Those of them that the model has not begun.")
+        yield f"moee_queued_texts {queued}"
 
 
 def _head(name: str, kind: str, text: str) -> Iterator[str]:

@@ -234,10 +234,8 @@ def _checked(texts: list[Any], names: list[str]) -> tuple[list[str], list[str]]:
 
 def _check_count(name: str, texts: list[str], options: Options, limits: Limits) -> None:
     if (count := len(texts) * len(options.templates)) > limits.max_texts:
-        each = f" in {len(options.templates)} prompts each" if len(options.templates) > 1 else ""
-        problem = (
-            f"expected at most {limits.max_texts} texts; got {len(texts)}{each} ({count}). Send several requests."
-        )
+        each = f" in {len(options.templates)} prompts each ({count})" if len(options.templates) > 1 else ""
+        problem = f"expected at most {limits.max_texts} texts; got {len(texts)}{each}. Send several requests."
         raise refusal(name, problem, 413, "too_many_texts")
 
 

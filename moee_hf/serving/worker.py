@@ -118,6 +118,11 @@ class Worker:
         waiting = sum(sum(job.tokens[job.taken :]) for job in self.queue)
         return min(60, max(1, math.ceil(waiting / self.tokens_per_second)))
 
+    @property
+    def queued(self) -> int:
+        """The number of texts that are in no batch yet."""
+        return sum(len(job.texts) - job.taken for job in self.queue)
+
     def close(self) -> None:
         """Let the thread end after what it does now."""
         self._thread.shutdown(wait=False, cancel_futures=True)

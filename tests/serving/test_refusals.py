@@ -91,7 +91,7 @@ def server(loaded):
     ],
 )
 def test_refused(server, route, body, status, message):
-    got, headers, content = ask(f"{server}{route}", body)
+    got, _, content = ask(f"{server}{route}", body)
     assert got == status, content
     error = json.loads(content)["error"]
     if route in (EMBED, SIMILARITY):  # as text-embeddings-inference has it
