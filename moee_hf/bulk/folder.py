@@ -43,7 +43,7 @@ class Folder:
             )
         self.location = location.rstrip("/") or "/"
         self.is_remote = is_remote(location)
-        if not self.is_remote and os.path.exists(location) and not os.path.isdir(location):
+        if not self.is_remote and os.path.exists(self.location) and not os.path.isdir(self.location):
             raise NotADirectoryError(f"{location}: expected a folder to write to; there is a file of this name.")
 
     def files(self) -> set[str]:
@@ -139,14 +139,15 @@ class Manifest:
         self._head: dict[str, Any] = {"recipe": dict(recipe), "versions": dict(versions)}
         self._inputs: dict[str, Any] = {}
         present = folder.files()
-        self._is_new = MANIFEST not in present
-        if not self._is_new:
-            self._read()
-        elif present:
+        if present and MANIFEST not in present:
             raise ValueError(
                 f"{folder.location}: expected a new folder, or one that `moee embed` wrote; it has no {MANIFEST}, but "
                 f"{min(present)}. Name another."
             )
+        # of a run that ended before its first file nothing is to be kept
+        self._is_new = not any(name.endswith(".parquet") for name in present)
+        if not self._is_new:
+            self._read()
 
     def _read(self) -> None:
         where = f"{self._folder.location}/{MANIFEST}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..files.embeddings import check_columns
 from ..files.locations import Found
 from ..files.rows import Request
 from .folder import Folder, Manifest
@@ -53,6 +54,7 @@ def plan(
     rows_per_file: int,
     recipe: Mapping[str, Any],
     versions: Mapping[str, str],
+    with_text: bool = True,
 ) -> Plan:
     """Look at the files and the folder, and write down in the folder what is to be in it.
 
@@ -63,6 +65,7 @@ def plan(
         rows_per_file: The most rows of a file with embeddings. 0: those of a file go to one.
         recipe: As `Manifest` takes it, here and below.
         versions: The versions of packages.
+        with_text: Whether the texts are kept.
 
     Raises:
         ValueError: If another recipe wrote the folder, a file has changed, or columns do not go together.
@@ -74,6 +77,7 @@ def plan(
     outputs = sorted(name for name in present if name.endswith(".parquet"))
     before = folder.schema(outputs) if request.keep else None
     inputs, schema, errors = measure_inputs(files, known, request, rows_per_file, before)
+    check_columns("a.parquet", schema, with_text)
     manifest.add(inputs)
     parts = [part for input_ in inputs for part in input_.parts(rows_per_file)]
     return Plan(parts, present, schema, errors)

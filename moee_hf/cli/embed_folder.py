@@ -12,12 +12,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..bulk.description import describe
-from ..bulk.folder import Folder
+from ..bulk.folder import CARD, Folder
 from ..bulk.inputs import Part, find_inputs
 from ..bulk.job import Plan, plan, run
 from ..bulk.recipe import model_recipe, versions
 from ..bulk.work import Here, Result, Work
-from ..files.embeddings import check_columns
 from ..files.formats import FORMATS
 from ..files.locations import is_remote
 from ..files.parquet import import_pyarrow
@@ -31,7 +30,20 @@ if TYPE_CHECKING:
     from ..model.modeling_moee import MoEEModel
 
 # flags that a single file has no use for; what they are if they are not given
-_DEFAULTS = {"rows_per_file": 50_000, "num_shards": 1, "shard": 0, "ray": None, "actors": None, "cpus_per_actor": 1}
+_DEFAULTS = {
+    "rows_per_file": 50_000,
+    **{"num_shards": 1, "shard": 0},
+    **{"ray": None, "actors": None, "cpus_per_actor": 1},
+    **{"push_to_hub": None, "private": None},
+}
+# flags that count only beside another
+_BESIDE = {
+    "shard": "num_shards",
+    "num_shards": "shard",
+    "actors": "ray",
+    "cpus_per_actor": "ray",
+    "private": "push_to_hub",
+}
 
 
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +70,12 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cpus-per-actor", type=positive_int("processors"), metavar="N", help="processors of each (default: 1)"
     )
+    group.add_argument(
+        "--push-to-hub",
+        metavar="NAME",
+        help="when all files are there, make them a data set on the Hub, such as me/name",
+    )
+    group.add_argument("--private", action="store_true", default=None, help="make a new repository private")
 
 
 def is_folder(output: str) -> bool:
@@ -95,8 +113,9 @@ def embed_folder(arguments: argparse.Namespace) -> None:
     described = (arguments.prompt, arguments.normalize, arguments.precision, arguments.quantize)
     recipe = model_recipe(config, source, commit, arguments.prompt)
     recipe |= {name: getattr(arguments, name) for name in _RECIPE_FLAGS} | {"keep": list(keep)}
-    planned = plan(folder, files, request, arguments.rows_per_file, recipe, versions())
-    check_columns("a.parquet", planned.schema, not arguments.no_text)
+    planned = plan(folder, files, request, arguments.rows_per_file, recipe, versions(), not arguments.no_text)
+    if CARD not in planned.done:
+        folder.write(CARD, _card(arguments.output, arguments, planned, recipe))
     work = Work(
         load=functools.partial(_load, arguments, commit),
         folder=folder,
@@ -115,6 +134,8 @@ def embed_folder(arguments: argparse.Namespace) -> None:
     todo = planned.todo(arguments.num_shards, arguments.shard)
     results = _run(todo, _runner(work, arguments)) if todo else []
     _report(arguments, planned, results)
+    if arguments.push_to_hub is not None:
+        _push(arguments, planned, folder, _card(arguments.push_to_hub, arguments, planned, recipe))
 
 
 # what decides the embeddings and files of a folder, beside the model
@@ -130,12 +151,7 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     Raises:
         ValueError: If two do not go together.
     """
-    for name, other in (
-        ("shard", "num_shards"),
-        ("num_shards", "shard"),
-        ("actors", "ray"),
-        ("cpus_per_actor", "ray"),
-    ):
+    for name, other in _BESIDE.items():
         if getattr(arguments, name) is not None and getattr(arguments, other) is None:
             flag = other.replace("_", "-")
             raise ValueError(f"{name}: expected --{flag} beside it; there is none. Give both, or none.")
@@ -147,6 +163,10 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     arguments = argparse.Namespace(**vars(arguments) | _DEFAULTS | given)
     if arguments.shard >= arguments.num_shards:
         raise ValueError(f"shard: expected a number below {arguments.num_shards}; got {arguments.shard}.")
+    if arguments.push_to_hub is not None and is_remote(arguments.output):
+        raise ValueError(
+            f"push_to_hub: expected an output that is a folder of this machine; got {arguments.output}. Copy it here."
+        )
     if arguments.ray is not None:  # its processes may run in another folder
         places = [arguments.output, *arguments.input]
         arguments.output, *arguments.input = (
@@ -187,6 +207,34 @@ def _run(parts: list[Part], runner: Any) -> list[Result]:
             progress.file()
             results.append(result)
     return results
+
+
+def _card(place: str, arguments: argparse.Namespace, planned: Plan, recipe: dict[str, Any]) -> str:
+    from ..bulk.dataset import dataset_card
+
+    kept = [] if planned.schema is None else planned.schema.names
+    columns = [*([] if arguments.no_text else ["text"]), *kept, "embedding"]
+    name = recipe["model"]
+    return dataset_card(place, recipe, columns, f"path/to/{name}" if os.path.isdir(arguments.model) else name)
+
+
+def _push(arguments: argparse.Namespace, planned: Plan, folder: Folder, card: str) -> None:
+    """Push the folder to the Hub, if all files are there, whoever made them.
+
+    Raises:
+        ValueError: If some are not.
+        OSError: If the Hub refuses.
+    """
+    from ..bulk.dataset import push_dataset
+
+    present = folder.files()
+    if missing := [part.output for part in planned.parts if part.output not in present]:
+        raise ValueError(
+            f"push_to_hub: expected all files of the data set; {len(missing):,} are not there yet, such as "
+            f"{missing[0]}. Push when the other shards are done."
+        )
+    folder.write(CARD, card)
+    print(push_dataset(folder.location, arguments.push_to_hub, arguments.private).commit_url)
 
 
 def _report(arguments: argparse.Namespace, planned: Plan, results: Sequence[Result]) -> None:
