@@ -42,7 +42,7 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     limits = Limits()
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
-    group.add_argument("--port", type=int, default=8000, help="(default: 8000; 0: one that is free)")
+    group.add_argument("--port", type=_port, default=8000, help="(default: 8000; 0: one that is free)")
     group.add_argument(
         "--served-model-name", metavar="NAME", help="what clients call the model (default: its id or folder's name)"
     )
@@ -70,6 +70,12 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
         default=limits.max_bytes,
         help=f"of a request's body; larger ones are refused with 413 (default: {limits.max_bytes})",
     )
+
+
+def _port(value: str) -> int:
+    if not 0 <= (number := int(value)) <= 65535:  # some systems would take the remainder
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535; got {value}")
+    return number
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -136,8 +142,8 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
         except BaseException:
             listener.close()
             raise
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ValueError(
             f"port: expected an address that is free; got {host}:{port} ({reason}). Choose another --port or --host."
         ) from error
