@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, Self
@@ -20,14 +21,14 @@ class OnRay:
     Args:
         work: The work.
         address: Of a running cluster, as `ray.init` takes it. None: that of `RAY_ADDRESS`, or one is started here.
-        actors: How many. None: as many as there are GPUs; or without any, as processors allow.
+        actors: How many at most. None: as many as there are GPUs now; or without any, as processors allow.
         cpus: How many processors an actor has.
         device: Where each loads its model. None: on a GPU of its own, if there are any.
 
     Raises:
         ImportError: If Ray is not installed.
         ConnectionError: If there is no cluster at the address.
-        ValueError: If the cluster has no room for the actors.
+        ValueError: If this machine has no room for the actors; a cluster may grow.
     """
 
     def __init__(self, work: Work, address: str | None, actors: int | None, cpus: int, device: str | None):
@@ -48,7 +49,9 @@ class OnRay:
             self._device = "cuda" if gpus else "cpu"
         room = cpus // self._cpus if self._device == "cpu" else min(gpus, cpus // self._cpus)
         self._actors = self._actors or max(1, room)
-        if self._actors > room:
+        self._room = max(1, min(self._actors, room))
+        may_grow = self._address is not None or "RAY_ADDRESS" in os.environ  # a cluster of others, which adds machines
+        if self._actors > room and not may_grow:
             ray.shutdown()
             raise ValueError(
                 f"actors: expected {room} at most, as the cluster has {cpus} processors and {gpus} GPUs, of which "
@@ -70,7 +73,7 @@ class OnRay:
         results = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
             _Actor,
             fn_constructor_args=(self._work, self._device, self._cpus),
-            compute=data.ActorPoolStrategy(size=self._actors),
+            compute=data.ActorPoolStrategy(min_size=self._room, max_size=self._actors),
             num_cpus=self._cpus,
             num_gpus=0 if self._device == "cpu" else 1,
         )

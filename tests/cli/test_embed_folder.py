@@ -17,7 +17,7 @@ from support.killed import left_by_a_killed_process
 from moee_hf import MoEEModel
 from moee_hf.bulk import embed_file, work
 from moee_hf.bulk.folder import Folder
-from moee_hf.cli import main
+from moee_hf.cli import main, progress
 
 MODEL = ["--model", str(CHECKPOINT), "--dtype", "float32"]
 LINES = [text for text in TEXTS if "\n" not in text]
@@ -305,6 +305,26 @@ def test_a_complete_folder_is_pushed_as_a_data_set(hub, small, capsys):
         "author/vectors: expected an empty repository, or one with embeddings of the same" in capsys.readouterr().err
     )
     assert hub.head("datasets/author/vectors") == head
+
+
+def test_progress_says_how_many_files_are_done(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    embed("in", "--rows-per-file", "30")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "texts/s" in line]
+    total = len(MANY) + len(LINES)
+    line = re.compile(rf"(\d+) of {total} texts, [\d.,e+]+ texts/s, 0:00:\d\d left(, (\d) of 4 files)?")
+    found = [line.fullmatch(printed).group(1, 3) for printed in lines]
+    assert found == [("30", None), ("60", "1"), ("80", "2"), (str(total), "3")]
+
+
+def test_a_data_set_on_the_hub_is_an_input(hub, small):
+    hub.add("datasets/author/texts", {"data/a.jsonl": b'{"text": "one"}\n' * 3, "README.md": b"none", "b.txt": b"two"})
+    embed("hf://datasets/author/texts", "--rows-per-file", "2")
+    assert [name for name in outputs() if name.endswith(".parquet")] == [
+        *("b.parquet", "data/a-00000.parquet", "data/a-00001.parquet")
+    ]
+    assert pq.read_table("out/data/a-00001.parquet").column("text").to_pylist() == ["one"]
+    embed("hf://datasets/author/nothing", output="other/", code=1)
 
 
 def test_a_folder_is_listed_without_what_is_hidden(folder):
