@@ -25,7 +25,7 @@ def serving(model: MoEEModel, **arguments: Any) -> Iterator[str]:
 def ask(url: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any, bytes]:
     """Send a body, as JSON if it is no bytes; without one, GET. Return status, headers and content of the answer."""
     parts = urlsplit(url)
-    with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=300)) as connection:
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection.request("GET" if body is None else "POST", parts.path or "/", content, headers or {})
         response = connection.getresponse()
