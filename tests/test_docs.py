@@ -32,6 +32,7 @@ DOCS = {
         "moee_hf/bulk/README.md",
         "moee_hf/embedded/README.md",
         "moee_hf/evaluation/README.md",
+        "moee_hf/serving/README.md",
         "tests/benchmarks/README.md",
         "tests/golden/README.md",
         "upload_scripts/README.md",

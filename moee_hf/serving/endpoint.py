@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import logging
@@ -127,13 +128,19 @@ class Endpoint:
             return await self.answer(request, body, visit)
         except ClientLeftError:
             raise
+        except asyncio.CancelledError:  # told to end at once, or it takes too long to end
+            ending = "server: expected to have the time for an answer; it was ended before. Ask another."
+            return self._refused(RequestError(503, ending, code="ended"))
         except RequestError as error:
-            refusal = error
+            refused = error
         except Exception:
             logger.exception("%s failed", self.route)
-            refusal = RequestError(500, "server: expected to embed the texts; it failed, and goes on.", code="failed")
+            refused = RequestError(500, "server: expected to embed the texts; it failed, and goes on.", code="failed")
         await body.discard(DISCARDED * self.gate.admission.limits.max_bytes)
-        headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
-        if refusal.status == 401:
+        return self._refused(refused)
+
+    def _refused(self, error: RequestError) -> Response:
+        headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+        if error.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse(self.error(refusal), refusal.status, headers)
+        return JSONResponse(self.error(error), error.status, headers)
