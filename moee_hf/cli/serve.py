@@ -26,7 +26,7 @@ def add_serve_command(commands: Commands) -> None:
         "serve",
         help="serve a model over HTTP, to clients of OpenAI's embeddings",
         description="Serve a model over HTTP, to clients of OpenAI's embeddings, of text-embeddings-inference and of "
-        "Inference Endpoints. SIGTERM and Ctrl-C end it once all that it took in is answered; a second one at once. "
+        "Inference Endpoints. SIGTERM and Ctrl-C end it once all that it took in is answered; a second one sooner. "
         "In Python: moee_hf.serving.create_app.",
     )
     add_model_flags(parser)
@@ -102,7 +102,8 @@ def _serve(arguments: argparse.Namespace) -> None:
     app = create_app(model, name, arguments.prompt, limits, key)
     # the first text takes longer, and a model that gives no finite numbers is told now
     model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAINING_SECONDS)
+    # the end of the process is that of the application; uvicorn would print a traceback where that comes at once
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAINING_SECONDS, lifespan="off")
     with _listening(arguments.host, arguments.port) as listener:  # no sooner: who is connected expects an answer
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host

@@ -33,7 +33,7 @@ SECONDS = 0.5
 # what one request may take of a batch in its turn
 SHARE = 1 / 8
 # tokens of a batch: before it is known how fast the model is, and at most
-FIRST_BATCH, LARGEST_BATCH = 2048, 2**18
+FIRST_BATCH, LARGEST_BATCH = 256, 2**18
 # how much the last batch counts in what is known of the speed
 RECENT = 0.3
 # texts that are tokenised at a time, so that those of a large request do not hold up others
