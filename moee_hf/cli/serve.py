@@ -18,6 +18,9 @@ from .loading import load_model
 KEY_VARIABLE = "MOEE_API_KEY"
 # how long requests that were taken in may take to be answered once the server is told to end
 DRAINING_SECONDS = 60
+# how long a connection without requests stays open: longer than clients keep one for their next request, which would
+# fail where both ends let go at the same time
+IDLE_SECONDS = 75
 
 
 def add_serve_command(commands: Commands) -> None:
@@ -103,7 +106,13 @@ def _serve(arguments: argparse.Namespace) -> None:
     # the first text takes longer, and a model that gives no finite numbers is told now
     model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
     # the end of the process is that of the application; uvicorn would print a traceback where that comes at once
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAINING_SECONDS, lifespan="off")
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=DRAINING_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS,
+    )
     with _listening(arguments.host, arguments.port) as listener:  # no sooner: who is connected expects an answer
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host

@@ -35,6 +35,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from moee_hf import MoEEModel
+from moee_hf.cli.serve import IDLE_SECONDS
 from moee_hf.serving import create_app
 from moee_hf.serving.limits import Limits
 
@@ -75,7 +76,8 @@ def run_server(kind: str, source: str, num_threads: int, clients: int, started: 
         listener.bind(("127.0.0.1", 0))
         listener.listen(BACKLOG)  # who comes before the server runs waits
         started.put(listener.getsockname()[1])
-        uvicorn.Server(uvicorn.Config(apps[kind](), log_level="error", backlog=BACKLOG)).run([listener])
+        config = uvicorn.Config(apps[kind](), log_level="error", backlog=BACKLOG, timeout_keep_alive=IDLE_SECONDS)
+        uvicorn.Server(config).run([listener])
 
 
 @contextlib.contextmanager
