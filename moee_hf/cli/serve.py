@@ -37,6 +37,11 @@ def add_serve_command(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help="as --model")
     add_prompt_flag(parser)
     add_choice_flags(parser)
+    parser.add_argument(
+        "--normalize",
+        action="store_true",
+        help="scale vectors of /v1/embeddings to length 1, unless a request says not to",
+    )
     _add_server_flags(parser)
     set_run(parser, _serve)
 
@@ -102,7 +107,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             self.should_exit = True
 
     name = arguments.served_model_name or _name(arguments.model)
-    app = create_app(model, name, arguments.prompt, limits, key)
+    app = create_app(model, name, arguments.prompt, limits, key, arguments.normalize)
     # the first text takes longer, and a model that gives no finite numbers is told now
     model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
     # the end of the process is that of the application; uvicorn would print a traceback where that comes at once

@@ -31,6 +31,7 @@ def create_app(
     prompt: str | None = None,
     limits: Limits | None = None,
     api_key: str | None = None,
+    normalize: bool = False,
 ) -> Starlette:
     """Return a Starlette application that serves a model; any ASGI server runs it, in one process.
 
@@ -41,12 +42,13 @@ def create_app(
             model's.
         limits: What it takes in. None: the defaults.
         api_key: What requests must carry as `Authorization: Bearer ...`. None: nothing.
+        normalize: Whether vectors in OpenAI's form have length 1 where a request says nothing of it.
 
     Raises:
         ValueError: If there is no such prompt.
     """
     templates = tuple(model.config.find_prompts(prompt))
-    service = Service(Served(model, name, templates, limits or Limits()), api_key)
+    service = Service(Served(model, name, templates, limits or Limits(), normalize), api_key)
 
     def route(method: str, path: str, answer: Answer, error: Error = openai_error) -> Route:
         return Route(path, Endpoint(service.gate, path, answer, error), methods=[method])

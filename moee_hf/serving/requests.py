@@ -31,12 +31,14 @@ class Served:
         name: What clients call it.
         templates: The prompts of requests that name none.
         limits: What a request may hold.
+        normalize: Whether vectors in OpenAI's form have length 1 where a request says nothing of it.
     """
 
     model: MoEEModel
     name: str
     templates: tuple[str, ...]
     limits: Limits
+    normalize: bool
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def read_openai(body: bytes, served: Served) -> Embeddings:
     check_name(fields.get("model"), served)
     encoding = _one_of(fields, "encoding_format", _FORMATS, "float")
     texts, names = _texts(fields.get("input"), "input")
-    options = _options(fields, served)
+    options = _options(fields, served, served.normalize)
     _check_count("input", texts, options, served.limits)
     return Embeddings(texts, names, options, _dimensions(fields, served), encoding == "base64")
 
@@ -116,7 +118,7 @@ def read_inference(body: bytes, served: Served) -> tuple[Embeddings, bool]:
         texts, names = _compared(inputs)
     else:
         texts, names = _texts(inputs, "inputs")
-    options = _options(fields, served)
+    options = _options(fields, served, normalize=True)  # as text-embeddings-inference does
     _check_count("inputs", texts, options, served.limits)
     return Embeddings(texts, names, options, _dimensions(fields, served)), compares
 
@@ -160,15 +162,14 @@ def _known(fields: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _options(fields: dict[str, Any], served: Served) -> Options:
+def _options(fields: dict[str, Any], served: Served, normalize: bool) -> Options:
     config = served.model.config
     templates = _templates(fields, served)
     try:
         mix = config.mix(fields.get("combination"), fields.get("alpha"))
     except (ValueError, TypeError) as error:
         raise refusal(*split_error(error)) from None
-    # unit vectors, as OpenAI and text-embeddings-inference send them: many clients take dot products for cosines
-    return Options(templates, mix.combination, float(mix.alpha), _flag(fields, "normalize", True))
+    return Options(templates, mix.combination, float(mix.alpha), _flag(fields, "normalize", normalize))
 
 
 def _templates(fields: dict[str, Any], served: Served) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def thread_per_request(model: MoEEModel, num_threads: int) -> Starlette:
     threads = ThreadPoolExecutor(num_threads)
 
     def answer(body: bytes) -> dict[str, Any]:
-        vectors = model.encode(json.loads(body)["input"], normalize_embeddings=True, show_progress_bar=False)
+        vectors = model.encode(json.loads(body)["input"], show_progress_bar=False)
         rows = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
         return {"data": [{"index": index, "embedding": row} for index, row in enumerate(rows)]}
 

@@ -91,9 +91,8 @@ def test_what_waits_with_the_same_options_is_one_call(serving, held, clients):
     vectors = [vectors_of(answer)[0] for answer in waiting]
     vectors_of(first)
     assert [texts for texts, _ in held.calls] == [["first"], TEXTS[::2], TEXTS[1::2]]
-    unit = {"normalize_embeddings": True}
-    assert_same(vectors[::2], held.encode(TEXTS[::2], "none", **unit))
-    assert_same(vectors[1::2], held.encode(TEXTS[1::2], **unit))
+    assert_same(vectors[::2], held.encode(TEXTS[::2], "none"))
+    assert_same(vectors[1::2], held.encode(TEXTS[1::2]))
     got = metrics(url)
     assert got[f'moee_requests_total{{route="{ROUTE}",code="200"}}'] == 1 + len(TEXTS)
     assert got["moee_texts_total"] == 1 + len(TEXTS)
@@ -116,7 +115,7 @@ def test_a_small_request_does_not_wait_for_all_of_a_large_one(serving, held, cli
     assert {"small", "one"} < set(batches[1])
     assert len(batches) > 5
     assert [text for batch in batches for text in batch if text not in ("small", "one")] == many
-    assert_same(got, held.encode(many, normalize_embeddings=True))
+    assert_same(got, held.encode(many))
 
 
 def test_a_text_without_a_finite_vector_fails_its_own_request_alone(serving, held, clients):
@@ -136,7 +135,7 @@ def test_a_text_without_a_finite_vector_fails_its_own_request_alone(serving, hel
     assert status == 400
     assert json.loads(content)["error"]["message"] == "input[1]: expected finite numbers; got nan."
     for texts, answer in zip([["first"], bodies[0], bodies[2]], [first, answers[0], answers[2]], strict=True):
-        assert_same(vectors_of(answer), held.encode(texts, normalize_embeddings=True))
+        assert_same(vectors_of(answer), held.encode(texts))
 
 
 def test_a_batch_that_fails_is_the_end_of_it_alone(serving, held, clients):
@@ -176,7 +175,7 @@ def test_who_leaves_is_not_computed(serving, held, clients):
         url, moee_queued_texts=2, moee_admitted_texts=3, **{f'moee_requests_total{{route="{ROUTE}",code="499"}}': 2}
     )
     held.go.set()
-    assert_same(np.concatenate(list(map(vectors_of, stays))), held.encode(TEXTS[:2], normalize_embeddings=True))
+    assert_same(np.concatenate(list(map(vectors_of, stays))), held.encode(TEXTS[:2]))
     vectors_of(first)
     assert [texts for texts, _ in held.calls] == [["first"], TEXTS[:2]]
 

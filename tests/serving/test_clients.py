@@ -11,8 +11,6 @@ import pytest
 from huggingface_hub import InferenceClient
 from support.common import TEXTS, assert_same
 
-UNIT = {"normalize_embeddings": True, "show_progress_bar": False}
-
 
 def client_of(url, **arguments):
     return openai.OpenAI(base_url=f"{url}/v1", max_retries=0, **{"api_key": "none"} | arguments)
@@ -24,7 +22,7 @@ def vectors_of(answer):
 
 
 def test_openai(serving, model):
-    client, expected = client_of(serving()), model.encode(TEXTS, **UNIT)
+    client, expected = client_of(serving()), model.encode(TEXTS)
     for encoding in ({}, {"encoding_format": "base64"}, {"encoding_format": "float"}):
         answer = client.embeddings.create(model="small", input=TEXTS, **encoding)
         if encoding.get("encoding_format") == "base64":  # as it came
@@ -62,7 +60,7 @@ def test_base64_is_float32_to_the_bit_and_json_says_the_same_numbers(serving, mo
         ({"prompt_name": "none"}, {"prompt_name": "none"}, "none"),
         ({"prompt_name": ["none", "knowledge"]}, {"prompt_name": ["none", "knowledge"]}, ["none", "knowledge"]),
         ({"prompt": "Say {text}"}, {"prompt": "Say {text}"}, "Say {text}"),
-        ({"combination": "hs", "normalize": False}, {"combination": "hs", "normalize_embeddings": False}, "prompteol"),
+        ({"combination": "hs", "normalize": True}, {"combination": "hs", "normalize_embeddings": True}, "prompteol"),
         ({"alpha": 0.25, "prompt": None}, {"alpha": 0.25}, "prompteol"),
         ({"input_type": "query"}, {"prompt": "Q {text}"}, "query"),
         ({"input_type": "document"}, {"prompt": "P {text}"}, "passage"),
@@ -71,7 +69,7 @@ def test_base64_is_float32_to_the_bit_and_json_says_the_same_numbers(serving, mo
 def test_options_are_those_of_encode(serving, model, extra, options, prompt):
     model.config.prompts = {"query": "Q {text}", "passage": "P {text}"}
     answer = client_of(serving()).embeddings.create(model="small", input=TEXTS, extra_body=extra)
-    assert_same(vectors_of(answer), model.encode(TEXTS, **UNIT | options))
+    assert_same(vectors_of(answer), model.encode(TEXTS, **options))
     assert answer.prompt == prompt
 
 
@@ -80,7 +78,7 @@ def test_input_type_without_such_a_prompt_takes_that_of_the_server(serving, mode
     for extra in ({"input_type": "query"}, {}):
         answer = client.embeddings.create(model="small", input=TEXTS, extra_body=extra)
         assert answer.prompt == ["none", "knowledge"]
-        assert_same(vectors_of(answer), model.encode(TEXTS, ["none", "knowledge"], **UNIT))
+        assert_same(vectors_of(answer), model.encode(TEXTS, ["none", "knowledge"]))
 
 
 def test_dimensions_are_principal_components(serving, model):
@@ -100,7 +98,7 @@ def test_dimensions_are_principal_components(serving, model):
 
 def test_asynchronous_openai_and_many_at_once(serving, model):
     url = serving()
-    expected = model.encode(TEXTS, **UNIT)
+    expected = model.encode(TEXTS)
 
     async def run():
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
@@ -127,7 +125,7 @@ def test_errors_are_read_by_openai(serving):
 
 def test_inference_client(serving, model, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    url, expected = serving(), model.encode(TEXTS, **UNIT)
+    url, expected = serving(), model.encode(TEXTS, normalize_embeddings=True)
     for address in (url, f"{url}/embed"):
         client = InferenceClient(model=address)
         assert_same(client.feature_extraction(TEXTS), expected)
@@ -146,7 +144,7 @@ def test_langchain(serving, model):
     classes = pytest.importorskip("langchain_openai")
     arguments = {"model": "small", "base_url": f"{serving()}/v1", "api_key": "none", "max_retries": 0}
     embeddings = classes.OpenAIEmbeddings(check_embedding_ctx_length=False, **arguments)
-    expected = model.encode(TEXTS, **UNIT)
+    expected = model.encode(TEXTS)
     assert_same(embeddings.embed_documents(TEXTS), expected)
     assert_same(embeddings.embed_query(TEXTS[0]), expected[0])
     assert_same(asyncio.run(embeddings.aembed_documents(TEXTS)), expected)
@@ -158,7 +156,7 @@ def test_llama_index(serving, model):
         model_name="small", api_base=f"{serving()}/v1", api_key="none", max_retries=0, embed_batch_size=3
     )
     # which puts spaces in place of the ends of lines
-    expected = model.encode([text.replace("\n", " ") for text in TEXTS], **UNIT)
+    expected = model.encode([text.replace("\n", " ") for text in TEXTS])
     assert_same(embedding.get_text_embedding_batch(TEXTS), expected)
     assert_same(embedding.get_query_embedding(TEXTS[0]), expected[0])
     assert_same(asyncio.run(embedding.aget_text_embedding_batch(TEXTS)), expected)

@@ -50,7 +50,7 @@ def test_serves_the_model_that_flags_choose_until_a_signal(model, capsys, monkey
 
     thread = threading.Thread(target=client)
     thread.start()
-    flags = ["--port", str(port), "--prompt", "none", "--combination", "hs", "--dtype", "float32"]
+    flags = ["--port", str(port), "--prompt", "none", "--combination", "hs", "--normalize", "--dtype", "float32"]
     assert main(["serve", str(CHECKPOINT), *flags]) == 0
     thread.join()
     (status, _, content), (without_key, _, _) = answers
