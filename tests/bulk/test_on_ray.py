@@ -45,7 +45,9 @@ def test_as_many_actors_as_there_is_room_for(cluster, cpus, gpus, wanted, actors
     assert calls == ["ray://there", "shutdown"]
 
 
-@pytest.mark.parametrize(("cpus", "gpus", "wanted"), [(8, 4, (5, 1, None)), (8, 0, (2, 5, None)), (2, 1, (None, 4, None))])
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "wanted"), [(8, 4, (5, 1, None)), (8, 0, (2, 5, None)), (2, 1, (None, 4, None))]
+)
 def test_more_actors_than_there_is_room_for(cluster, cpus, gpus, wanted):
     calls = cluster(cpus, gpus)
     with pytest.raises(ValueError, match=f"actors: expected .* at most, as the cluster has {cpus} processors"):
