@@ -14,8 +14,9 @@ from ..files.rows import ALL
 from ..files.texts import TextFile
 from ..model.choices_moee import PRECISIONS
 from .choices import add_choice_flags
-from .embed_folder import add_folder_flags, embed_folder, is_folder, refuse_folder_flags
+from .embed_folder import embed_folder
 from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, report_skipped, set_run
+from .folder_flags import add_folder_flags, is_folder, refuse_folder_flags
 from .loading import load_model
 from .progress import progress_lines
 
