@@ -42,7 +42,14 @@ class OnRay:
         context.enable_progress_bars = False
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None)
+        try:
+            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConnectionError(
+                f"ray: expected a cluster to connect to; got: {reason}. Check the address, and the token, if it asks for "
+                "one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)."
+            ) from error
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
         if self._device is None:

@@ -55,6 +55,19 @@ def test_more_actors_than_there_is_room_for(cluster, cpus, gpus, wanted):
     assert calls == [None, "shutdown"]
 
 
+def test_a_cluster_that_does_not_answer(cluster, monkeypatch):
+    cluster(1, 0)
+
+    def fail(address, **options):
+        raise ConnectionError("Failed to connect to Ray cluster at nowhere:1")
+
+    monkeypatch.setattr(on_ray.import_ray(), "init", fail)
+    with pytest.raises(
+        ConnectionError, match=r"ray: expected a cluster .*nowhere:1. Check the address, and the token"
+    ):
+        OnRay(None, "nowhere:1", None, 1, None).__enter__()
+
+
 def test_a_cluster_of_others_may_grow(cluster):
     cluster(8, 0)
     with OnRay(None, "there:6379", 3, 1, "cuda") as runner:
