@@ -47,8 +47,8 @@ class OnRay:
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ConnectionError(
-                f"ray: expected a cluster to connect to; got: {reason}. Check the address, and the token, if it asks for "
-                "one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)."
+                f"ray: expected a cluster to connect to; got: {reason}. Check the address, and the token, if it asks "
+                "for one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)."
             ) from error
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
