@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel, models
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from .model.backbone_moee import REFUSED, experts_per_token, text_model_of
 from .model.choices_moee import COMBINATIONS, PRECISIONS, QUANTIZATIONS, check_choice
@@ -40,6 +41,8 @@ INDEX_LIMITS = {
 CARDS = (8, 16, 24, 48, 80)
 # GB of these that are left for the driver, about half a GB, and for a batch of some thousand tokens
 ROOM = 2
+# a folder for each architecture
+_MODELS = Path(models.__path__[0])
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1, ""))
 
 
@@ -181,13 +184,21 @@ def supported_backbones() -> list[str]:
     inside too, and are not listed.
     """
     supported = [DeepseekConfig.model_type]
-    for model_type, config_class in CONFIG_MAPPING.items():
-        if model_type not in REFUSED and config_class in MODEL_MAPPING and _reads_text(config_class):
-            source = Path(inspect.getfile(config_class))
-            modelling = source.with_name(source.name.replace("configuration_", "modeling_"))
-            if modelling.is_file() and '"router_logits": ' in modelling.read_text(encoding="utf-8"):
-                supported.append(model_type)
+    for model_type in CONFIG_MAPPING:
+        # to import the classes of every architecture takes seconds
+        folder = _MODELS / model_type_to_module_name(model_type).replace(".", "/")
+        if model_type in REFUSED or not any(map(_declares_routers, folder.glob("modeling_*.py"))):
+            continue
+        config_class = CONFIG_MAPPING[model_type]
+        source = Path(inspect.getfile(config_class))
+        modelling = source.with_name(source.name.replace("configuration_", "modeling_"))
+        if config_class in MODEL_MAPPING and _reads_text(config_class) and _declares_routers(modelling):
+            supported.append(model_type)
     return sorted(set(supported))
+
+
+def _declares_routers(modelling: Path) -> bool:
+    return modelling.is_file() and '"router_logits": ' in modelling.read_text(encoding="utf-8")
 
 
 def _reads_text(config_class: type[PreTrainedConfig]) -> bool:

@@ -29,8 +29,10 @@ DOCS = {
         "BACKBONES.md",
         "CONTRIBUTING.md",
         "configs/README.md",
+        "moee_hf/bulk/README.md",
         "moee_hf/embedded/README.md",
         "moee_hf/evaluation/README.md",
+        "moee_hf/serving/README.md",
         "tests/benchmarks/README.md",
         "tests/golden/README.md",
         "upload_scripts/README.md",
@@ -106,8 +108,8 @@ def test_layouts_name_every_file_of_a_saved_model(examples):
     assert [name for name in saved if not any(fnmatch.fnmatch(name, pattern) for pattern in named)] == []
 
 
-EVALUATION = "moee_hf/evaluation/README.md"
-OTHERS = [name for name in DOCS if name != EVALUATION]
+EVALUATION, BULK = "moee_hf/evaluation/README.md", "moee_hf/bulk/README.md"
+OTHERS = [name for name in DOCS if name not in (EVALUATION, BULK)]
 
 
 def without_output(*names):
@@ -137,16 +139,16 @@ def test_python_examples_with_mteb(code, model, data, monkeypatch, tmp_path):
 
 
 def test_commands_run_as_written(tmp_path, monkeypatch):
-    """Those of two documents that need no network, in a new folder, without packages that are not installed first.
+    """Those of three documents that need no network, in a new folder, without packages that are not installed first.
 
     A small model is in place of the embedded one, and the process that verifies it is tested with `moee publish`.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(hub_moee._ALIASES, "embedded", str(CHECKPOINT))
     monkeypatch.setattr("moee_hf.cli.publish._verify", lambda folder, device: None)
-    lines = lines_of_bash("README.md", "upload_scripts/README.md")
+    lines = lines_of_bash("README.md", BULK, "upload_scripts/README.md")
     offline = [line for line in lines if re.search(r"examples|trial|moee info my|moee backbones", line)]
-    assert len(offline) == 7
+    assert len(offline) == 8
     for line in offline:
         *installed, command = line.split(" && ")
         moee, *arguments = shlex.split(command)
@@ -155,6 +157,8 @@ def test_commands_run_as_written(tmp_path, monkeypatch):
             for package in {"pyarrow", "mteb"} - {line.removeprefix("pip install ") for line in installed}:
                 without.setitem(sys.modules, package, None)
             assert main(arguments) == 0, command
+    for code in without_output(BULK):  # of what these commands have made
+        exec(code, {})
 
 
 @pytest.mark.parametrize("document", DOCS)

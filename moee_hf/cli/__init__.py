@@ -19,6 +19,7 @@ from .evaluation import add_complementarity_command, add_evaluate_command, add_r
 from .examples import add_examples_command
 from .inspect import add_backbones_command, add_info_command, add_similarity_command
 from .publish import add_publish_command
+from .serve import add_serve_command
 from .signals import ended_by_signals
 
 
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_robustness_command(commands)
     add_complementarity_command(commands)
     add_publish_command(commands)
+    add_serve_command(commands)
     add_examples_command(commands)
     add_info_command(commands)
     add_backbones_command(commands)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..files.folders import check_new_folder
+from ..files.texts import Counted
 from .choices import CHOICES, add_choice_flags, check_effects
 from .flags import (
     Commands,
@@ -22,7 +23,7 @@ from .flags import (
     set_run,
 )
 from .loading import load_model
-from .progress import Counted, progress_lines
+from .progress import progress_lines
 from .routing import agreement_chart, alpha_table, layers_of_routing
 
 if TYPE_CHECKING:

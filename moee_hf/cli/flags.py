@@ -15,6 +15,9 @@ from ..model.choices_moee import QUANTIZATIONS, check_alpha
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+INPUT_HELP = ".txt, .jsonl, .json, .csv or .tsv, gzipped or not, or .parquet; - for standard input, a text a line"
+
+
 def set_run(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
     """Let a command, whose flags are all there, run a function; `flags` are the names of the flags in Python."""
     flags = {action.dest for action in parser._actions if action.option_strings}
@@ -22,12 +25,13 @@ def set_run(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace],
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the file with texts; `input_file` is what they stand for."""
-    parser.add_argument(
-        "input",
-        metavar="FILE",
-        help=".txt, .jsonl, .json, .csv or .tsv, gzipped or not, or .parquet; - for standard input, a text a line",
-    )
+    """Add the file with texts, and how it is read; `input_file` is what they stand for."""
+    parser.add_argument("input", metavar="FILE", help=INPUT_HELP)
+    add_reading_flags(parser)
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how files with texts are read."""
     parser.add_argument("--column", help="field of the input that holds the text (default: text)")
     parser.add_argument(
         "--delimiter",
@@ -38,18 +42,13 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
     add_batch_size_flag(parser)
 
 
-def input_file(arguments: argparse.Namespace, keep: tuple[str, ...] = (), keep_empty: bool = False) -> TextFile:
+def input_file(arguments: argparse.Namespace) -> TextFile:
     """Return the file with texts that the flags name.
-
-    Args:
-        arguments: The flags.
-        keep: As `TextFile` takes it, here and below.
-        keep_empty: Whether empty texts are texts.
 
     Raises:
         ValueError: If there is no such format, or it has no use for a flag.
     """
-    return TextFile(arguments.input, arguments.column, arguments.delimiter, keep, keep_empty)
+    return TextFile(arguments.input, arguments.column, arguments.delimiter)
 
 
 def report_skipped(file: TextFile) -> None:
@@ -137,6 +136,13 @@ def positive_int(what: str) -> Callable[[str], int]:
         return parsed
 
     return number
+
+
+def whole_number(value: str) -> int:
+    """Return a number that a flag gives, 0 or more."""
+    if (parsed := int(value)) < 0:
+        raise argparse.ArgumentTypeError(f"expected a number >= 0; got {value}")
+    return parsed
 
 
 def nonnegative_alpha(value: str) -> float:

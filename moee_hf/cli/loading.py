@@ -12,6 +12,7 @@ from .. import EMBEDDED
 from .choices import check_effects
 
 if TYPE_CHECKING:  # they import torch, which takes seconds: a command does so when it runs
+    from ..model.configuration_moee import MoEEConfig
     from ..model.modeling_moee import MoEEModel
 
 
@@ -37,14 +38,41 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
     source = default if arguments.model is None else arguments.model
     check_source(source, arguments.revision)
     hub: dict[str, Any] = {} if arguments.revision is None else {"revision": arguments.revision}
-    fields = {name: value for name in arguments.choices if (value := getattr(arguments, name)) is not None}
-    if "router_layers" in fields:  # those of the model are of other layers
-        fields.setdefault("router_layer_weights", None)
-    check_effects(fields, fields)  # before the weights are loaded, where that is possible
+    fields = _choices(arguments)
     quantization = {} if arguments.quantize is None else {"quantization_config": arguments.quantize}
     model = MoEEModel.from_pretrained(source, dtype=dtype, device_map=device, **hub, **quantization, **fields)
     check_effects(fields, vars(model.config))
     return model
+
+
+def load_config(arguments: argparse.Namespace) -> tuple[str, str | None, MoEEConfig]:
+    """Return the folder or Hub id of the model that the flags name, its commit there, and its configuration.
+
+    Raises:
+        OSError: If it is not there, or damaged.
+        ValueError: As `load_model`, where that can be known without the weights.
+    """
+    import_transformers()
+    from ..model.configuration_moee import resolve_config
+    from ..model.hub_moee import resolve_commit, resolve_source
+
+    check_source(arguments.model, arguments.revision)
+    source = resolve_source(arguments.model)
+    commit = resolve_commit(source, revision=arguments.revision)
+    config = resolve_config(source, revision=commit)
+    fields = _choices(arguments)
+    config.choose(**fields)
+    check_effects(fields, vars(config))
+    return source, commit, config
+
+
+def _choices(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `MoEEConfig` that flags choose, as far as they can be checked without the model's own."""
+    fields = {name: value for name in arguments.choices if (value := getattr(arguments, name)) is not None}
+    if "router_layers" in fields:  # those of the model are of other layers
+        fields.setdefault("router_layer_weights", None)
+    check_effects(fields, fields)
+    return fields
 
 
 def check_source(source: str, revision: str | None) -> None:

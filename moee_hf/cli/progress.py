@@ -5,28 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 SECONDS = 30.0
-
-
-class Counted:
-    """Texts that come one by one, and how many they are, which says how much is left.
-
-    Args:
-        texts: The texts.
-        count: Their number.
-    """
-
-    def __init__(self, texts: Iterable[str], count: int):
-        self._texts, self._count = texts, count
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return self._count
 
 
 @contextlib.contextmanager
@@ -47,11 +29,44 @@ def progress_lines() -> Iterator[None]:
         logging.set_tqdm_hook(before)
 
 
+class JobProgress:
+    """A context that says how far a job of many files is: a bar on a terminal, and elsewhere lines.
+
+    Args:
+        files: The number of files to do.
+        texts: The number of their texts, or a little more. None: not known.
+    """
+
+    def __init__(self, files: int, texts: int | None):
+        self._files, self._done = files, 0
+        self._lines = None if sys.stderr.isatty() else _Lines(texts)
+        self._total = texts
+
+    def __enter__(self) -> Self:
+        from tqdm import tqdm
+
+        self._bar = self._lines or tqdm(total=self._total, desc="Embedding", unit="text", unit_scale=True)
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
+
+    def texts(self, number: int) -> None:
+        """So many more texts are embedded."""
+        self._bar.update(number)
+
+    def file(self) -> None:
+        """One more file is done."""
+        self._done += 1
+        self._bar.set_postfix_str(f"{self._done:,} of {self._files:,} files")
+
+
 class _Lines:
     """What takes the place of a bar; texts count once for each prompt, as they do there."""
 
     def __init__(self, total: int | None):
-        self._total, self._done = total, 0
+        self._total, self._done, self._more = total, 0, ""
         self._start = self._last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -59,6 +74,9 @@ class _Lines:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def set_postfix_str(self, more: str) -> None:
+        self._more = f", {more}"
 
     def update(self, number: int) -> None:
         self._done += number
@@ -74,4 +92,4 @@ class _Lines:
             parts[0] = f"{self._done:,} of {self._total:,} texts"
             minutes, left = divmod(round((self._total - self._done) / rate) if rate else 0, 60)
             parts.append(f"{minutes // 60}:{minutes % 60:02}:{left:02} left")
-        return ", ".join(parts)
+        return ", ".join(parts) + self._more

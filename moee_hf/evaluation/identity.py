@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from ..files.folders import sha256
+from ..files.folders import digest_of_folder
 from ..model.hub_moee import alias_of
 from ..model.modeling_moee import MoEEModel
 
@@ -31,9 +29,7 @@ def identity_of(model: MoEEModel, random: bool = False) -> tuple[str, str | None
     if not path.is_dir():
         return source, model.origin.revision
     alias = alias_of(source)
-    files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix != ".md"]
-    versions = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    return f"moee_hf/{alias}" if alias else f"local/{path.resolve().name}", _digest_of_files(versions)
+    return f"moee_hf/{alias}" if alias else f"local/{path.resolve().name}", digest_of_folder(path)
 
 
 def digest_of_tensors(module: torch.nn.Module) -> str:
@@ -44,9 +40,3 @@ def digest_of_tensors(module: torch.nn.Module) -> str:
         if not tensor.is_meta:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:40]
-
-
-@lru_cache(maxsize=16)
-def _digest_of_files(versions: tuple[tuple[Path, int, int], ...]) -> str:
-    """A digest of files, which are read again if their size or time changes."""
-    return hashlib.sha256(json.dumps([(path.name, sha256(path)) for path, _, _ in versions]).encode()).hexdigest()[:40]

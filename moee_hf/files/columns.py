@@ -96,7 +96,7 @@ def kept_columns(rows: Sequence[Row], schema: pyarrow.Schema) -> pyarrow.Table:
     """
     pa = import_pyarrow()
     if isinstance(rows[0].kept, tuple):
-        return pa.Table.from_batches(_parts(row.kept for row in rows), schema)
+        return pa.Table.from_batches(_parts(row.kept for row in rows)).select(schema.names).cast(schema)
     try:
         arrays = [pa.array([row.kept.get(field.name) for row in rows], field.type) for field in schema]  # type: ignore[union-attr]
     except (ValueError, TypeError, OverflowError) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -30,3 +32,15 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Return a digest of the names and the content of the files in a folder, but for documents."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md"]
+    return _digest_of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=16)
+def _digest_of_files(versions: tuple[tuple[Path, int, int], ...]) -> str:
+    """A digest of files, which are read again if their size or time changes."""
+    return hashlib.sha256(json.dumps([(path.name, sha256(path)) for path, _, _ in versions]).encode()).hexdigest()[:40]

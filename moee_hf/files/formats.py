@@ -85,7 +85,8 @@ class _ParquetFile:
             table = table.add_column(0, "text", pa.array(texts, pa.large_string()))
         if self._writer is None:
             self._writer = self._open(table.schema)
-        self._writer.write_table(table.replace_schema_metadata(self._metadata))
+        if len(table):  # some readers take no empty row groups
+            self._writer.write_table(table.replace_schema_metadata(self._metadata))
 
     def _open(self, schema: pyarrow.Schema) -> Any:
         """Open the file. Few vectors have a number in common: each byte of float32 with its like packs best."""

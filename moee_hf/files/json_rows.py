@@ -20,7 +20,7 @@ def json_line_rows(request: Request) -> Iterator[Row]:
         ValueError: If a line is no object with the field of the texts.
         OSError: If the file cannot be read.
     """
-    for where, line in rows_of_lines(request.source):
+    for where, line in rows_of_lines(request.source, request.span):
         if line.strip():
             fields = fields_of_line(line, request.source, where, [request.text_column])
             yield Row(where, fields[request.text_column], request.kept_fields(fields))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, BinaryIO, TextIO
+
+from .locations import is_remote, open_bytes
+from .rows import Span
 
 STDIN = "-"
 
@@ -27,18 +32,19 @@ def is_read_once(source: str) -> bool:
     return source == STDIN or Path(source).is_fifo()
 
 
-def numbered_lines(source: str, newline: str | None = None) -> Iterator[tuple[int, str]]:
+def numbered_lines(source: str, newline: str | None = None, span: Span | None = None) -> Iterator[tuple[int, str]]:
     r"""Yield the lines of a text file with their numbers, from 1.
 
     Args:
         source: The file; `-` is standard input.
         newline: As in `open`: None makes every end of a line `\n`, `""` leaves it.
+        span: Which lines, if it is known where they begin; else all.
 
     Raises:
         ValueError: If the file is not UTF-8, has a NUL byte, or is gzipped and damaged.
         OSError: If it cannot be read.
     """
-    return _checked(source, newline, lambda file: file, lambda line: 1)
+    return _checked(source, newline, lambda file: file, lambda line: 1, span)
 
 
 def numbered_pieces(source: str, size: int) -> Iterator[tuple[int, str]]:
@@ -57,9 +63,11 @@ def check_readable(source: str) -> None:
     """
     try:
         if source != STDIN and not Path(source).is_fifo():
-            with open(source, "rb"):
+            with open_bytes(source):
                 pass
     except OSError as error:
+        if is_remote(source):  # it says all of that
+            raise
         got = "a folder" if isinstance(error, IsADirectoryError) else error.strerror
         raise type(error)(f"{source}: expected a file to read; got: {got}. Check the path.") from error
 
@@ -75,11 +83,16 @@ def is_unicode(text: str) -> bool:
 
 
 def _checked(
-    source: str, newline: str | None, split: Callable[[TextIO], Iterable[str]], lines_of: Callable[[str], int]
+    source: str,
+    newline: str | None,
+    split: Callable[[TextIO], Iterable[str]],
+    lines_of: Callable[[str], int],
+    span: Span | None = None,
 ) -> Iterator[tuple[int, str]]:
-    line = 1
+    span = Span() if span is None or span.begin is None else span
+    line = span.start + 1
     try:
-        with _open(source, newline) as file:
+        with _open(source, newline, span) as file:
             for piece in split(file):
                 if "\0" in piece or not is_unicode(piece):
                     raise ValueError(_problem(source, line, piece))
@@ -92,16 +105,49 @@ def _checked(
         ) from error
 
 
-def _open(source: str, newline: str | None) -> TextIO:
+@contextlib.contextmanager
+def _open(source: str, newline: str | None, span: Span) -> Iterator[TextIO]:
     # bytes that are no UTF-8 become half characters, so that the line with them can be named
     if source == STDIN:
         if sys.stdin is None:
             raise ValueError(f"{name_of(source)}: expected texts; it is closed.")
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline=newline)  # type: ignore[union-attr]
-        return sys.stdin
+        yield sys.stdin
+        return
     check_readable(source)
-    opened = gzip.open if source.lower().endswith(".gz") else open
-    return opened(source, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    with contextlib.ExitStack() as stack:
+        file: Any = stack.enter_context(open_bytes(source))
+        if source.lower().endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        elif span.begin is not None:
+            file = io.BufferedReader(_Piece(file, span.begin, span.end))
+        encoding = "utf-8" if span.begin else "utf-8-sig"
+        yield stack.enter_context(io.TextIOWrapper(file, encoding, "surrogateescape", newline))
+
+
+class _Piece(io.RawIOBase):
+    """A part of a file, which ends where another file would.
+
+    Args:
+        file: The file.
+        begin: Where the part begins, in bytes.
+        end: Where it ends. None: where the file does.
+    """
+
+    def __init__(self, file: BinaryIO, begin: int, end: int | None):
+        self._file, self._left = file, None if end is None else end - begin
+        file.seek(begin)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = len(buffer) if self._left is None else min(len(buffer), self._left)
+        content = self._file.read(size)
+        buffer[: len(content)] = content
+        if self._left is not None:
+            self._left -= len(content)
+        return len(content)
 
 
 def _problem(source: str, line: int, piece: str) -> str:
@@ -117,7 +163,7 @@ def _problem(source: str, line: int, piece: str) -> str:
     return f"{where}: expected UTF-8; got the byte 0x{ord(wrong) - 0xDC00:02x}. Convert the file."
 
 
-def rows_of_lines(source: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a file, each with where it stands and without its end."""
-    for number, line in numbered_lines(source):
+def rows_of_lines(source: str, span: Span | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a file, each with where it stands and without its end; arguments are as above."""
+    for number, line in numbered_lines(source, span=span):
         yield f"line {number}", line.removesuffix("\n")

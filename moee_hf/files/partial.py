@@ -10,6 +10,11 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+# a process has its number on its own machine alone
+_MACHINE = platform.node()[:40]
+# the end of a name: which process writes the file
+_WRITER = rf"\.{re.escape(_MACHINE)}-(\d+)-[0-9a-f]+\.partial"
+
 # those of this process that are being written
 _open: set[Path] = set()
 
@@ -30,7 +35,7 @@ class Partial:
     def __init__(self, path: Path):
         self._place = path.resolve()
         # the name says whose it is
-        name = f"{_start(self._place)}{os.getpid()}-{secrets.token_hex(4)}.partial"
+        name = f"{_start(self._place)}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.partial"
         self.path = self._place.with_name(name)
         _open.add(self.path)
 
@@ -45,12 +50,14 @@ class Partial:
         self.remove()
 
     def put_in_place(self) -> None:
-        """Move the file, which is complete, to its place.
+        """Move the file, which is complete, to its place; what was there is whole until then, even if the power fails.
 
         Raises:
             OSError: If that cannot be.
         """
         with named_errors(self._place):
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
             self.path.replace(self._place)
 
     def remove(self) -> None:
@@ -90,12 +97,14 @@ def named_errors(path: str | Path) -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> list[Path]:
-    """Remove what processes that were killed have left of a file, and return what that was."""
+    """Remove what processes that were killed have left of a file, or of any file in a folder; return what that was."""
     path = path.resolve()
-    start, removed = _start(path), []
-    for partial in path.parent.glob(f"{_escaped(start)}*.partial"):
-        process = re.fullmatch(r"(\d+)-[0-9a-f]+\.partial", partial.name.removeprefix(start))
-        if process is not None and partial not in _open and not _runs(int(process[1])):
+    of_all = path.is_dir()
+    name = re.compile((r"\..+" if of_all else re.escape(_start(path))) + _WRITER, re.DOTALL)
+    removed = []
+    for partial in (path if of_all else path.parent).glob(".*.partial"):
+        writer = name.fullmatch(partial.name)
+        if writer is not None and partial not in _open and not _runs(int(writer[1])):
             with contextlib.suppress(FileNotFoundError):  # another process removes the same
                 partial.unlink()
                 removed.append(partial)
@@ -103,12 +112,7 @@ def remove_leftovers(path: Path) -> list[Path]:
 
 
 def _start(path: Path) -> str:
-    # a process has its number on its own machine alone; a name has 255 bytes at most
-    return f".{path.name[:50]}.{platform.node()[:40]}-"
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
+    return f".{path.name[:50]}"  # a name has 255 bytes at most
 
 
 def _runs(process: int) -> bool:

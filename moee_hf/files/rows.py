@@ -24,6 +24,22 @@ class Row(NamedTuple):
     kept: Kept
 
 
+class Span(NamedTuple):
+    """A part of the rows of a file.
+
+    Args:
+        start: The number of its first row, from 0; of a text file with a row a line, of its first line.
+        stop: The number of the first row behind it. None: it ends with the file.
+        begin: Where its lines begin in such a file, in bytes, if that is known; else rows before it are read over.
+        end: Where they end. None: with the file.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    begin: int | None = None
+    end: int | None = None
+
+
 @dataclass(frozen=True)
 class Request:
     """What is asked of a file.
@@ -33,12 +49,14 @@ class Request:
         column: The column with texts. None: `text`.
         delimiter: What separates the fields of a `.csv` or `.tsv`. None: a comma, or a tab.
         keep: The columns to keep; `("*",)`: every other.
+        span: The rows. None: all.
     """
 
     source: str
     column: str | None = None
     delimiter: str | None = None
     keep: tuple[str, ...] = ()
+    span: Span | None = None
 
     @property
     def text_column(self) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .columns import ColumnTypes
-from .delimited import delimited_rows
-from .json_rows import fields_of_line, json_array_rows, json_line_rows
+from .json_rows import fields_of_line
 from .lines import is_read_once, is_unicode, name_of, rows_of_lines, suffix_of
-from .parquet import parquet_rows
-from .rows import Request, Row
+from .readers import READERS, rows_of
+from .rows import Request, Row, Span
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,6 +35,24 @@ def iter_texts(source: str, column: str | None = None) -> Iterator[str]:
     return (row.text for row in TextFile(source, column).rows())
 
 
+class Counted:
+    """Texts that come one by one, and how many they are, which says how much is left.
+
+    Args:
+        texts: The texts.
+        count: Their number.
+    """
+
+    def __init__(self, texts: Iterable[str], count: int):
+        self._texts, self._count = texts, count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return self._count
+
+
 class TextFile:
     """A file with texts; what it holds is read anew at each call.
 
@@ -50,9 +67,11 @@ class TextFile:
         delimiter: What separates the fields of a `.csv` or `.tsv` file. None: a comma, or a tab.
         keep: The columns to read beside the texts; `("*",)`: every other. `.csv` and `.tsv` have strings alone.
         keep_empty: Whether empty texts are texts like any other, as they are, a null as `""`. False: they are skipped.
+        span: The rows to read, of which there may be none with a text. None: all.
 
     Attributes:
         source: What messages call the file.
+        request: What is read of it.
         count: Number of the texts, from `check` on. None: not known.
         skipped: Number of the empty texts that were skipped, in as much as was read the last time.
         first_empty: Where the first empty text stands that was kept, in the same. None: nowhere.
@@ -69,12 +88,13 @@ class TextFile:
         delimiter: str | None = None,
         keep: tuple[str, ...] = (),
         keep_empty: bool = False,
+        span: Span | None = None,
     ):
         if not source:
             raise ValueError("input: expected the name of a file; got an empty one.")
         suffix = suffix_of(source)
-        if suffix not in _READERS or (suffix == ".parquet" and source.lower().endswith(".gz")):
-            raise ValueError(f"{source}: expected a file ending in {', '.join(_READERS)}; got {suffix!r}.")
+        if suffix not in READERS or (suffix == ".parquet" and source.lower().endswith(".gz")):
+            raise ValueError(f"{source}: expected a file ending in {', '.join(READERS)}; got {suffix!r}.")
         if suffix == ".txt" and column is not None:
             raise ValueError(f"column: expected none of lines of text, which have no columns; got {column!r}.")
         if suffix == ".txt" and keep:
@@ -90,7 +110,7 @@ class TextFile:
         self.skipped = 0
         self.first_empty: str | None = None
         self.kept: pyarrow.Schema | None = None
-        self._request, self._read = Request(source, column, delimiter, keep), _READERS[suffix]
+        self.request = Request(source, column, delimiter, keep, span)
 
     def check(self) -> None:
         """Raise what `rows` raises anywhere in the file: asked before the work, not in the middle of it.
@@ -101,9 +121,9 @@ class TextFile:
             ValueError: As `rows`; or if there is no such column to keep, or it has values of several types.
             OSError: If the file cannot be read.
         """
-        if is_read_once(self._request.source):
+        if is_read_once(self.request.source):
             return
-        types, count = ColumnTypes(self.source, self._request.keep) if self._request.keep else None, 0
+        types, count = ColumnTypes(self.source, self.request.keep) if self.request.keep else None, 0
         for row in self.rows():
             count += 1
             if types is not None:
@@ -118,7 +138,7 @@ class TextFile:
             OSError: If the file cannot be read.
         """
         self.skipped, self.first_empty, found = 0, None, False
-        for where, value, kept in self._read(self._request):
+        for where, value, kept in rows_of(self.request):
             text = self._checked(where, "" if value is None else value)
             if text.strip():
                 pass
@@ -129,7 +149,7 @@ class TextFile:
                 self.first_empty = where
             found = True
             yield Row(where, text, kept)
-        if not found:
+        if not found and self.request.span is None:
             got = f"{self.skipped} empty ones" if self.skipped else "none"
             raise ValueError(f"{self.source}: expected texts; got {got}.")
 
@@ -183,17 +203,3 @@ def _type_name(kind: Any) -> str:
     if isinstance(kind, list):
         return f"list of {_type_name(kind[0])}"
     return " or ".join(part.__name__ for part in (kind if isinstance(kind, tuple) else (kind,)))
-
-
-def _text_rows(request: Request) -> Iterator[Row]:
-    return (Row(where, line, {}) for where, line in rows_of_lines(request.source))
-
-
-_READERS: dict[str, Callable[[Request], Iterator[Row]]] = {
-    ".txt": _text_rows,
-    ".jsonl": json_line_rows,
-    ".json": json_array_rows,
-    ".csv": delimited_rows,
-    ".tsv": delimited_rows,
-    ".parquet": parquet_rows,
-}

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.common import CHECKPOINT, TEXTS
+from support.killed import left_by_a_killed_process
 
 from moee_hf import MoEEModel
+from moee_hf.bulk.file import with_rows
 from moee_hf.cli import main, progress
-from moee_hf.cli.embed import with_rows
 from moee_hf.files import embeddings as writing
-from moee_hf.files.partial import Partial
 from moee_hf.files.texts import TextFile
 from moee_hf.model.prompts_moee import TextError
 
@@ -203,12 +203,7 @@ def test_signals_leave_nothing(folder, monkeypatch, number):
 @pytest.mark.usefixtures("small")
 def test_what_a_killed_run_left_is_said_and_removed(folder, capsys):
     (folder / "a.txt").write_text("a\n")
-    if not (gone := os.fork()):
-        os._exit(0)
-    os.waitpid(gone, 0)
-    name = Partial(folder / "x.npy").path.name
-    left = folder / name.replace(f"-{os.getpid()}-", f"-{gone}-")
-    left.touch()
+    left = left_by_a_killed_process(folder / "x.npy")
     embed("a.txt", "--output", "x.npy")
     assert f"{left}: the beginning of a file, from a run that was killed; removed\n" in capsys.readouterr().err
     assert {path.name for path in folder.iterdir()} == {"a.txt", "x.npy"}

@@ -17,7 +17,7 @@ NEEDS_NO_TORCH = [
 ]
 COMMANDS = (
     *("similarity", "embed", "calibrate", "evaluate", "robustness", "complementarity"),
-    *("publish", "examples", "info", "backbones"),
+    *("publish", "serve", "examples", "info", "backbones"),
 )
 NEEDS_NO_TORCH += [[command, flag] for command in COMMANDS for flag in ("--help", "--nosuch")]
 CODE = f"""

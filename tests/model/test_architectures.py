@@ -39,9 +39,14 @@ def expected_logits(text, router, x, state):
     return F.linear(x.to(holder.weight.dtype), holder.weight, getattr(holder, "bias", None))
 
 
-@pytest.mark.parametrize("model_type", SUPPORTED)
-def test_hidden_states_and_routing_weights(model_type):
-    model = tiny_model(model_type)
+@pytest.fixture(scope="module", params=SUPPORTED)
+def drawn(request) -> MoEEModel:
+    """A tiny model of every architecture, the same for each of its tests."""
+    return tiny_model(request.param)
+
+
+def test_hidden_states_and_routing_weights(drawn):
+    model = drawn.with_config()
     text = text_model_of(model.model)
     routers = [router for router, _ in find_routers(model.model)]
     inputs = {}
@@ -58,10 +63,9 @@ def test_hidden_states_and_routing_weights(model_type):
         torch.testing.assert_close(output.pooled_hidden_state[0], backbone[0, -1], atol=1e-5, rtol=0)
         alone.append(output)
     # of the last text: the mean over tokens of logits less their mean, which for large ones is all but zero in weights
-    model.config.router_activation, model.config.pooling = "clr", "mean"
     with torch.no_grad():
-        ratios = model(input_ids=TEXTS[-1][None]).router_weights[0]
-    model.config.router_activation, model.config.pooling = "softmax", "lasttoken"
+        centred = model.with_config(router_activation="clr", pooling="mean")
+        ratios = centred(input_ids=TEXTS[-1][None]).router_weights[0]
     expected = torch.stack([(x - x.mean(dim=-1, keepdim=True)).reshape(-1, x.shape[-1]).mean(dim=0) for x in logits])
     torch.testing.assert_close(ratios, expected, atol=1e-5 * max(1, float(expected.abs().max())), rtol=0)
     for hook in hooks:
@@ -84,10 +88,9 @@ def test_hidden_states_and_routing_weights(model_type):
             torch.testing.assert_close(batch.embeddings[row], single.embeddings[0], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("model_type", SUPPORTED)
-def test_hidden_layers(model_type):
+def test_hidden_layers(drawn):
     """A hidden layer is the `hidden_states` of transformers, where an architecture has one state per token."""
-    model = tiny_model(model_type)
+    model = drawn.with_config()
     with torch.no_grad():
         states = text_model_of(model.model)(input_ids=TEXTS[0][None], output_hidden_states=True).hidden_states
     assert len(states) == model.readable.num_layers + 1
@@ -102,16 +105,14 @@ def test_hidden_layers(model_type):
                     model(input_ids=TEXTS[0][None])
 
 
-@pytest.mark.parametrize("model_type", SUPPORTED)
-def test_saved_model_loads_equal(model_type, tmp_path):
-    model = tiny_model(model_type)
-    model.save_pretrained(tmp_path)
+def test_saved_model_loads_equal(drawn, tmp_path):
+    drawn.save_pretrained(tmp_path)
     again = MoEEModel.from_pretrained(tmp_path)
-    weights, saved = model.state_dict(), again.state_dict()
+    weights, saved = drawn.state_dict(), again.state_dict()
     assert weights.keys() == saved.keys()
     assert all(torch.equal(weight, saved[name]) for name, weight in weights.items())
     with torch.no_grad():
-        assert_same(again(input_ids=TEXTS[0][None]).embeddings, model(input_ids=TEXTS[0][None]).embeddings)
+        assert_same(again(input_ids=TEXTS[0][None]).embeddings, drawn(input_ids=TEXTS[0][None]).embeddings)
 
 
 # quirks that a later transformers has not; their rows go when it is the lowest that is supported

@@ -54,9 +54,19 @@ def outputs(model, texts, **prompt):
     return np.stack(hidden), np.stack(routing)
 
 
-@pytest.mark.parametrize("pooling", ["lasttoken", "mean"])
-@pytest.mark.parametrize("prompt", [{}, {"prompt_name": "none"}, {"prompt": "About {text}:"}], ids=str)
-@pytest.mark.parametrize("keep_routing", [True, False])
+# each pair of a pooling, a prompt and a kind of routing
+@pytest.mark.parametrize(
+    ("pooling", "prompt", "keep_routing"),
+    [
+        ("lasttoken", {}, True),
+        ("lasttoken", {"prompt_name": "none"}, False),
+        ("lasttoken", {"prompt": "About {text}:"}, True),
+        ("mean", {}, False),
+        ("mean", {"prompt_name": "none"}, True),
+        ("mean", {"prompt": "About {text}:"}, False),
+    ],
+    ids=str,
+)
 def test_statistics_are_those_of_the_texts(model, pooling, prompt, keep_routing):
     model.config.pooling = pooling
     read = model.with_config(router_activation="softmax" if keep_routing else "clr")

@@ -28,7 +28,7 @@ HARD = [
         "\u200b zero width",
     ),
     *("🙂" * 20, "👩‍👩‍👧‍👦 family", "مرحبا بالعالم", "漢字かな交じり文", "e\u0301 combining"),
-    *("<|endoftext|>", "</s><s>", "word " * 200),
+    *("<|endoftext|>", "</s><s>", "word " * 70),
 ]
 
 

@@ -22,7 +22,15 @@ def in_process(capsys, name, *arguments):
     return subprocess.CompletedProcess(arguments, returncode, printed.out, printed.err)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("reference", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize(
+    ("kind", "storage"),
+    [
+        ("full", "xet"),
+        pytest.param("full", "lfs", marks=pytest.mark.slow),
+        pytest.param("reference", "xet", marks=pytest.mark.slow),
+    ],
+    indirect=["storage"],
+)
 def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path, capsys):
     """A reference by the commands as one types them; `verify` alone depends on being a process of its own."""
     folder = tmp_path / "built"

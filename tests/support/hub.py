@@ -77,7 +77,7 @@ class Hub:
             yield self
 
     def app(self) -> Starlette:
-        model = "/api/models/{namespace}/{name}"
+        model = "/api/{kind}/{namespace}/{name}"  # or a data set
         routes = [
             ("GET", "/api/whoami-v2", self.whoami),
             ("POST", "/api/repos/create", self.create),
@@ -92,10 +92,12 @@ class Hub:
             ("GET", f"{model}/xet-write-token/{{rev}}", self.xet_token),
             ("GET", f"{model}/xet-read-token/{{rev}}", self.xet_token),
             ("POST", "/{namespace}/{name}.git/info/lfs/objects/batch", self.lfs_batch),
+            ("POST", "/{kind}/{namespace}/{name}.git/info/lfs/objects/batch", self.lfs_batch),
             ("PUT", "/lfs/{oid}", self.lfs_upload),
             ("POST", "/lfs/{oid}/verify", self.lfs_verify),
             ("GET", "/lfs/{oid}", self.lfs_download),
             ("GET", "/{namespace}/{name}/resolve/{rev}/{path:path}", self.resolve),
+            ("GET", "/{kind}/{namespace}/{name}/resolve/{rev}/{path:path}", self.resolve),
         ]
         return Starlette(routes=[Route(path, self._guard(handler), methods=[m]) for m, path, handler in routes])
 
@@ -124,6 +126,8 @@ class Hub:
 
     def _repository(self, request: Request) -> tuple[str, Repository]:
         repo_id = "{namespace}/{name}".format(**request.path_params)
+        if request.path_params.get("kind") == "datasets":
+            repo_id = f"datasets/{repo_id}"
         user = self._user(request)
         repository = self.repositories.get(repo_id)
         if repository is None or (repository.private and user != request.path_params["namespace"]):
@@ -160,12 +164,13 @@ class Hub:
         wanted = json.loads(body)
         if user is None:
             raise Refusal(401, None, "Invalid username or password.")
-        repo_id = f"{wanted.get('organization') or user}/{wanted['name']}"
-        answer = {"url": f"{self.url}/{repo_id}", "name": repo_id}
+        name = f"{wanted.get('organization') or user}/{wanted['name']}"
+        repo_id = f"datasets/{name}" if wanted.get("type") == "dataset" else name
+        answer = {"url": f"{self.url}/{repo_id}", "name": name}
         if repo_id in self.repositories:
             return JSONResponse(answer | {"error": "You already created this model repo"}, 409)
-        if not repo_id.startswith(f"{user}/"):
-            raise Refusal(403, None, f"You don't have the rights to create a model under this namespace: {repo_id}")
+        if not name.startswith(f"{user}/"):
+            raise Refusal(403, None, f"You don't have the rights to create a model under this namespace: {name}")
         private = wanted.get("private") or wanted.get("visibility") == "private"
         self.repositories[repo_id] = Repository(private=bool(private))
         self.repositories[repo_id].commit("main", {".gitattributes": regular_file(GITATTRIBUTES)})
@@ -293,7 +298,8 @@ class Hub:
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
         if xet_hash := self._xet_hash(file):
             headers |= {"X-Xet-Hash": xet_hash}
-            headers |= {"Link": f'<{self.url}/api/models/{repo_id}/xet-read-token/{sha}>; rel="xet-auth"'}
+            kind = "" if repo_id.startswith("datasets/") else "models/"
+            headers |= {"Link": f'<{self.url}/api/{kind}{repo_id}/xet-read-token/{sha}>; rel="xet-auth"'}
         return RedirectResponse(f"{self.storage}/lfs/{file.sha256}", 302, headers)
 
     def lfs_download(self, request: Request, body: bytes) -> Response:

@@ -23,11 +23,10 @@ def main(repo: str, texts: list[str], out: str) -> None:
     prompt = AutoConfig.from_pretrained(repo, trust_remote_code=True).prompt_template("prompteol")
     tokenizer = AutoTokenizer.from_pretrained(repo, trust_remote_code=True)
     assert tokenizer(texts)["input_ids"] == model.tokenizer(texts)["input_ids"]
-    vectors = {}
+    vectors, own_pipe = {}, pipeline("moee-embedding", model=repo, **trust)
     for combination in COMBINATIONS:
         vectors[f"AutoModel {combination}"] = [model.encode(text, combination=combination) for text in texts]
-        pipe = pipeline("moee-embedding", model=repo, **trust)
-        vectors[f"moee-embedding {combination}"] = pipe(texts, combination=combination)
+        vectors[f"moee-embedding {combination}"] = own_pipe(texts, combination=combination)
         choice = {"combination": combination}
         pipe = pipeline("feature-extraction", model=repo, model_kwargs=choice, **trust)
         vectors[f"feature-extraction {combination}"] = [pipe(prompt.replace("{text}", text))[0] for text in texts]
@@ -37,7 +36,8 @@ def main(repo: str, texts: list[str], out: str) -> None:
     sys.path.insert(0, os.path.dirname(cached_file(repo, "handler.py")))
     from handler import EndpointHandler
 
-    vectors["EndpointHandler sum"] = [EndpointHandler(repo)({"inputs": text})[0] for text in texts]
+    handler = EndpointHandler(repo)
+    vectors["EndpointHandler sum"] = [handler({"inputs": text})[0] for text in texts]
     np.savez(out, **vectors)
 
 

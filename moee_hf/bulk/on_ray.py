@@ -1,0 +1,129 @@
+"""Actors of Ray Data, on this machine or on many, which do one part after another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+from .inputs import Part
+from .work import Result, Work
+
+# rows of Ray Data's that are planned one by one; of more parts, several are handed out together
+BLOCKS = 10_000
+
+
+class OnRay:
+    """A context with actors, each with a model of its own; one that is lost with its machine is started elsewhere.
+
+    Args:
+        work: The work.
+        address: Of a running cluster, as `ray.init` takes it. None: that of `RAY_ADDRESS`, or one is started here.
+        actors: How many at most. None: as many as there are GPUs now; or without any, as processors allow.
+        cpus: How many processors an actor has.
+        device: Where each loads its model. None: on a GPU of its own, if there are any.
+
+    Raises:
+        ImportError: If Ray is not installed.
+        ConnectionError: If there is no cluster at the address.
+        ValueError: If this machine has no room for the actors; a cluster may grow.
+    """
+
+    def __init__(self, work: Work, address: str | None, actors: int | None, cpus: int, device: str | None):
+        self._ray = import_ray()
+        self._work, self._address, self._cpus = work, address, cpus
+        self._actors, self._device = actors, device
+
+    def __enter__(self) -> Self:
+        ray = self._ray
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConnectionError(
+                f"ray: expected a cluster to connect to; got: {reason}. Check the address, and the token, if it asks "
+                "for one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)."
+            ) from error
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+        if self._device is None:
+            self._device = "cuda" if gpus else "cpu"
+        room = cpus // self._cpus if self._device == "cpu" else min(gpus, cpus // self._cpus)
+        self._actors = self._actors or max(1, room)
+        self._room = max(1, min(self._actors, room))
+        may_grow = self._address is not None or "RAY_ADDRESS" in os.environ  # a cluster of others, which adds machines
+        if self._actors > room and not may_grow:
+            ray.shutdown()
+            raise ValueError(
+                f"actors: expected {room} at most, as the cluster has {cpus} processors and {gpus} GPUs, of which "
+                f"each takes {self._cpus} and {0 if self._device == 'cpu' else 1}; got {self._actors}. Lower it."
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
+
+    def run(self, parts: list[Part], progress: Callable[[int], None]) -> Iterator[Result]:
+        """Yield what became of each part, as they are done; `progress` is told how many more texts were embedded.
+
+        Raises:
+            RuntimeError: If the model cannot be loaded.
+        """
+        data = self._ray.data
+        rows = [{"part": pickle.dumps(part)} for part in parts]
+        results = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
+            _Actor,
+            fn_constructor_args=(self._work, self._device, self._cpus),
+            compute=data.ActorPoolStrategy(min_size=self._room, max_size=self._actors),
+            num_cpus=self._cpus,
+            num_gpus=0 if self._device == "cpu" else 1,
+        )
+        for row in results.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, str):
+                raise RuntimeError(f"ray: expected a model on {self._device} in every actor; got: {result}")
+            progress(result.texts)
+            yield result
+
+
+class _Actor:
+    """A process with a model.
+
+    Args:
+        work: The work.
+        device: Where to load the model.
+        cpus: How many processors it has.
+    """
+
+    def __init__(self, work: Work, device: str, cpus: int):
+        import torch
+
+        torch.set_num_threads(cpus)
+        self._work, self._problem = work, ""
+        try:
+            self._model = work.load(device)
+        except Exception as error:  # Ray would start actors again and again
+            self._problem = " ".join(str(error).split()) or type(error).__name__
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
+        return {"result": pickle.dumps(self._problem or self._work.embed(self._model, pickle.loads(row["part"])))}
+
+
+def import_ray() -> Any:
+    """Return the package.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError('ray: expected Ray Data; it is not installed. pip install "moee_hf[ray]"') from error
+    return ray

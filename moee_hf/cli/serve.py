@@ -1,0 +1,165 @@
+"""`moee serve`: a model behind HTTP, until a signal ends it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+from types import FrameType
+
+from ..serving.limits import Limits
+from .choices import add_choice_flags
+from .flags import Commands, add_model_flags, add_prompt_flag, positive_int, set_run
+from .loading import load_model
+
+# the key of the server, where other users of the machine cannot list it, as they can list arguments
+KEY_VARIABLE = "MOEE_API_KEY"
+# how long requests that were taken in may take to be answered once the server is told to end
+DRAINING_SECONDS = 60
+# how long a connection without requests stays open: longer than clients keep one for their next request, which would
+# fail where both ends let go at the same time
+IDLE_SECONDS = 75
+
+
+def add_serve_command(commands: Commands) -> None:
+    """Add `moee serve`."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP, to clients of OpenAI's embeddings",
+        description="Serve a model over HTTP, to clients of OpenAI's embeddings, of text-embeddings-inference and of "
+        "Inference Endpoints. SIGTERM and Ctrl-C end it once all that it took in is answered; a second one sooner. "
+        "In Python: moee_hf.serving.create_app.",
+    )
+    add_model_flags(parser)
+    # the same argument, in the form that is typed most often
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help="as --model")
+    add_prompt_flag(parser)
+    add_choice_flags(parser)
+    parser.add_argument(
+        "--normalize",
+        action="store_true",
+        help="scale vectors of /v1/embeddings to length 1, unless a request says not to",
+    )
+    _add_server_flags(parser)
+    set_run(parser, _serve)
+
+
+def _add_server_flags(parser: argparse.ArgumentParser) -> None:
+    limits = Limits()
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    group.add_argument("--port", type=_port, default=8000, help="(default: 8000; 0: one that is free)")
+    group.add_argument(
+        "--served-model-name", metavar="NAME", help="what clients call the model (default: its id or folder's name)"
+    )
+    group.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help=f"what requests must carry as 'Authorization: Bearer KEY' (default: the variable {KEY_VARIABLE}, which "
+        "other users do not see, or none)",
+    )
+    group.add_argument(
+        "--max-texts",
+        type=positive_int("texts"),
+        default=limits.max_texts,
+        help=f"of a request; larger ones are refused with 413 (default: {limits.max_texts})",
+    )
+    group.add_argument(
+        "--max-waiting",
+        type=positive_int("texts"),
+        default=limits.max_waiting,
+        help=f"texts not answered yet; beyond, requests are refused with 429 (default: {limits.max_waiting})",
+    )
+    group.add_argument(
+        "--max-bytes",
+        type=positive_int("bytes"),
+        default=limits.max_bytes,
+        help=f"of a request's body; larger ones are refused with 413 (default: {limits.max_bytes})",
+    )
+
+
+def _port(value: str) -> int:
+    if not 0 <= (number := int(value)) <= 65535:  # some systems would take the remainder
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535; got {value}")
+    return number
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise ImportError("moee serve: expected starlette and uvicorn. pip install 'moee_hf[serve]'") from error
+    limits = Limits(arguments.max_texts, arguments.max_waiting, arguments.max_bytes)
+    key = _key(arguments.api_key)
+    with _listening(arguments.host, arguments.port):  # a port that is taken is told before minutes of loading
+        pass
+    model = load_model(arguments)
+    from ..serving.application import create_app
+
+    class Server(uvicorn.Server):
+        """One that a second signal of any kind ends at once, and whose end by a signal is no failure."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+    name = arguments.served_model_name or _name(arguments.model)
+    app = create_app(model, name, arguments.prompt, limits, key, arguments.normalize)
+    # the first text takes longer, and a model that gives no finite numbers is told now
+    model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
+    # the end of the process is that of the application; uvicorn would print a traceback where that comes at once
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=DRAINING_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS,
+    )
+    with _listening(arguments.host, arguments.port) as listener:  # no sooner: who is connected expects an answer
+        host, port = listener.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        size = model.config.embedding_size
+        print(f"{name}: vectors of {size} numbers at http://{host}:{port}/v1/embeddings", file=sys.stderr, flush=True)
+        Server(config).run(sockets=[listener])
+
+
+def _key(flag: str | None) -> str | None:
+    key = os.environ.get(KEY_VARIABLE) if flag is None else flag
+    if key is not None and not key.strip():
+        raise ValueError(
+            f"api_key: expected a key; got an empty one. Leave --api-key and {KEY_VARIABLE} out for none."
+        )
+    return None if key is None else key.strip()
+
+
+def _name(model: str) -> str:
+    """Return what clients call a model: an id as it is; of a folder its name, not where it lies."""
+    return os.path.basename(os.path.abspath(model)) if os.path.exists(model) else model
+
+
+def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
+    """Return a socket that listens at an address.
+
+    Raises:
+        ValueError: If the address is taken, or there is none such.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if os.name != "nt":  # where it would let two servers share a port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()  # several sockets may be bound to a port, where none listens
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"port: expected an address that is free; got {host}:{port} ({reason}). Choose another --port or --host."
+        ) from error
+    return contextlib.closing(listener)
