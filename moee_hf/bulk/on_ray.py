@@ -11,6 +11,8 @@ from typing import Any, Self
 from .inputs import Part
 from .work import Result, Work
 
+# how often a file is begun anew whose actor was lost, as with its machine
+RETRIES = 3
 # rows of Ray Data's that are planned one by one; of more parts, several are handed out together
 BLOCKS = 10_000
 
@@ -40,6 +42,7 @@ class OnRay:
         ray = self._ray
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # a file that ends its actors is no end of the others
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
@@ -75,7 +78,7 @@ class OnRay:
         Raises:
             RuntimeError: If the model cannot be loaded.
         """
-        data = self._ray.data
+        data, missing = self._ray.data, {part.output for part in parts}
         rows = [{"part": pickle.dumps(part)} for part in parts]
         results = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
             _Actor,
@@ -83,13 +86,18 @@ class OnRay:
             compute=data.ActorPoolStrategy(min_size=self._room, max_size=self._actors),
             num_cpus=self._cpus,
             num_gpus=0 if self._device == "cpu" else 1,
+            max_task_retries=RETRIES,
         )
         for row in results.iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, str):
                 raise RuntimeError(f"ray: expected a model on {self._device} in every actor; got: {result}")
+            missing.discard(result.output)
             progress(result.texts)
             yield result
+        for output in missing:
+            problem = f"ray: expected an actor that lives until the file is done; {RETRIES + 1} ended before."
+            yield Result(output, error=problem)
 
 
 class _Actor:

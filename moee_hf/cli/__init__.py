@@ -38,17 +38,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ended_by_signals():
             arguments.run(arguments)
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("moee: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # who did has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if (text := sentence(error, arguments)) is None:
             raise
         print(f"moee: {text}", file=sys.stderr)
         return 1
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that is closed at the other end; what was not written yet is still there."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def build_parser() -> argparse.ArgumentParser:

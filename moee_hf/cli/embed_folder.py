@@ -31,7 +31,7 @@ def embed_folder(arguments: argparse.Namespace) -> None:
     """Run the command."""
     arguments = completed(arguments)
     import_pyarrow()
-    folder, files = Folder(arguments.output), find_inputs(arguments.input)
+    folder, files = Folder(arguments.output), find_inputs(arguments.input, arguments.output)
     keep = arguments.keep
     request = Request("", arguments.column, arguments.delimiter, keep)
     for file in files:  # flags that its format has no use for
@@ -41,9 +41,12 @@ def embed_folder(arguments: argparse.Namespace) -> None:
     source, commit, config = load_config(arguments)
     described = (arguments.prompt, arguments.normalize, arguments.precision, arguments.quantize)
     recipe = model_recipe(config, source, commit, arguments.prompt)
-    recipe |= {name: getattr(arguments, name) for name in _RECIPE_FLAGS} | {"keep": list(keep)}
+    recipe |= {name: getattr(arguments, name) for name in _RECIPE_FLAGS} | {
+        "column": request.text_column,
+        "keep": list(keep),
+    }
     planned = plan(folder, files, request, arguments.rows_per_file, recipe, versions(), not arguments.no_text)
-    if CARD not in planned.done:
+    if planned.is_new or CARD not in planned.done:
         folder.write(CARD, _card(arguments.output, arguments, planned, recipe))
     work = Work(
         load=functools.partial(_load, arguments, commit),
