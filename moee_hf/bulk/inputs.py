@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,26 @@ class Input:
         stem = _stem(self.file)
         names = [stem] if len(spans) == 1 else [f"{stem}-{number:05}" for number in range(len(spans))]
         return [Part(self.file, span, f"{name}.parquet") for span, name in zip(spans, names, strict=True)]
+
+
+def request_of(request: Request, file: Found) -> Request:
+    """Return what is asked of one file of many: of what its format has a use for.
+
+    Raises:
+        ValueError: If columns are to be kept of lines of text.
+    """
+    suffix = suffix_of(file.name)
+    if request.keep and suffix == ".txt":
+        raise ValueError(
+            f"keep: expected inputs with columns; got {file.location}, lines of text, which have none. Embed such "
+            "files into another folder, or keep no columns."
+        )
+    return Request(
+        file.location,
+        None if suffix == ".txt" else request.column,
+        request.delimiter if suffix in (".csv", ".tsv") else None,
+        request.keep,
+    )
 
 
 def find_inputs(locations: Sequence[str], output: str) -> list[Found]:
@@ -120,7 +140,7 @@ def measure_inputs(
         is_known = file.name in known and not (request.keep and before is None)
         if is_known or not (rows_per_file or request.keep):
             return known.get(file.name, Input(file)), None
-        extent, schema = measure(replace(request, source=file.location), rows_per_file or 1)
+        extent, schema = measure(request_of(request, file), rows_per_file or 1)
         return Input(file, extent), schema
 
     inputs: list[Input] = []

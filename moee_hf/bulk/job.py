@@ -36,6 +36,7 @@ class Plan:
         schema: The columns that are kept.
         errors: Of the files that cannot be read, by location, why.
         is_new: Whether the folder was not there before.
+        unnamed: The names of the files that are there, of inputs that are not among these.
     """
 
     parts: list[Part]
@@ -43,6 +44,7 @@ class Plan:
     schema: pyarrow.Schema | None
     errors: Mapping[str, Exception]
     is_new: bool
+    unnamed: list[str]
 
     def todo(self, num_shards: int = 1, shard: int = 0) -> list[Part]:
         """Return the parts that are not done, of every so many the one of this number."""
@@ -79,7 +81,10 @@ def plan(
     check_outputs((manifest.inputs() | {input_.file.name: input_ for input_ in inputs}).values(), rows_per_file)
     is_new = manifest.add(inputs, schema)
     parts = [part for input_ in inputs for part in input_.parts(rows_per_file)]
-    return Plan(parts, folder.files(), schema, errors, is_new)
+    present, mine = folder.files(), {file.name for file in files}
+    others = [input_ for name, input_ in manifest.inputs().items() if name not in mine]
+    unnamed = [part.output for input_ in others for part in input_.parts(rows_per_file) if part.output in present]
+    return Plan(parts, present, schema, errors, is_new, unnamed)
 
 
 def run(parts: list[Part], runner: Runner, progress: Callable[[int], None]) -> Iterator[Result]:

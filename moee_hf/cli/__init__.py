@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
 from .calibrate import add_calibrate_command
@@ -61,6 +62,13 @@ def _nobody_reads() -> bool:
     return False
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that takes no beginning of a flag for the flag."""
+
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments, allow_abbrev=False)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; what it parses holds the function to run as `run`, None without a command."""
     parser = argparse.ArgumentParser(
@@ -68,7 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"moee_hf {__version__}")
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(metavar="COMMAND")
+    kind: type[argparse.ArgumentParser] = _Parser
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=kind)
     add_similarity_command(commands)
     add_embed_command(commands)
     add_calibrate_command(commands)

@@ -47,7 +47,7 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="embed on a Ray cluster (default: that of RAY_ADDRESS, or one on this machine)",
+        help="embed on a Ray cluster (default: that of RAY_ADDRESS, or local: one of its own on this machine)",
     )
     group.add_argument(
         "--actors", type=positive_int("actors"), metavar="N", help="models on it at once (default: one for each GPU)"

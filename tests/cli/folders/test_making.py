@@ -88,6 +88,23 @@ def test_columns_are_known_though_the_first_file_is_empty():
     assert pq.read_table("out/a.parquet").column("id").to_pylist() == list(range(len(MANY)))
 
 
+def test_formats_take_what_they_have_a_use_for(capsys):
+    """A delimiter that one file wants is none of the others' business, and may come later."""
+    Path("in/c.csv").write_text("id;body\n1;one\n")
+    Path("in/d.txt").write_text("two\n")
+    for path in ("in/a.jsonl", "in/sub/b.jsonl"):
+        Path(path).write_text(Path(path).read_text().replace('"text"', '"body"'))
+    embed("in", "--column", "body", code=1)
+    assert "in/c.csv: expected fields separated by ','; got 'id;body'" in capsys.readouterr().err
+    embed("in", "--column", "body", "--delimiter", ";")
+    assert pq.read_table("out/c.parquet").column("text").to_pylist() == ["one"]
+    Path("in/c.csv").unlink()
+    embed("in", "--column", "body")
+    printed = capsys.readouterr().err
+    assert "out/: has c.parquet of inputs that are not named now" in printed
+    assert "3 of 3 files are there" in printed
+
+
 def test_odd_names(small):
     memory = fsspec.filesystem("memory")
     for name in ("a[1].txt", "b*c.txt", "d e.txt"):

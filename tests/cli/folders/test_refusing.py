@@ -141,6 +141,13 @@ def test_what_may_pass_is_tried_again(capsys, monkeypatch):
             "memory://v.parquet",
             "memory://v.parquet: expected a folder at an address, with / at its end",
         ),
+        (["in/a.jsonl", "--delimiter", ";"], "x/", "--delimiter: expected an input that has a use for it; got ';'"),
+        (["in/sub/l.txt", "--column", "body"], "x/", "--column: expected an input that has a use for it; got 'body'"),
+        (
+            ["in/a.jsonl", "in/sub/l.txt", "--keep", "id"],
+            "x/",
+            "--keep: expected inputs with columns; got in/sub/l.txt",
+        ),
         (["in/nothing"], "x/", "in/nothing: expected a file, or a folder or pattern with some; there is none"),
         (["in/a.jsonl", "--keep", "title"], "x/", "in/a.jsonl: expected a field 'title' to keep"),
         (["in/a.jsonl", "--keep", "*"], "x/", "--keep: expected other columns than 'embedding'"),
@@ -148,6 +155,7 @@ def test_what_may_pass_is_tried_again(capsys, monkeypatch):
 )
 def test_what_cannot_be_done_is_said_before_the_work(folder, capsys, monkeypatch, arguments, output, message):
     (folder / "in/sub/a.csv").write_text("text\na\n")
+    (folder / "in/sub/l.txt").write_text("a\n")
     (folder / "in/nothing").mkdir()
     (folder / "in/nothing/.hidden").touch()
     if "*" in arguments[-1]:
