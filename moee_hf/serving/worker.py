@@ -83,6 +83,7 @@ class Worker:
     def __init__(self, model: MoEEModel, metrics: Metrics):
         self.model, self.metrics = model, metrics
         self.queue: list[Job] = []
+        self.waiting_tokens = 0  # that are in no batch yet
         self.tokens_per_second = FIRST_BATCH / SECONDS
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moee-model")
         self._running: asyncio.Task[None] | None = None
@@ -104,28 +105,26 @@ class Worker:
         """
         tokens = await self._count_tokens(texts, names, options)
         job = Job(texts, names, tokens, options, asyncio.get_running_loop().create_future())
+        num_tokens = sum(tokens)
         self.queue.append(job)
+        self.waiting_tokens += num_tokens
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         try:
-            return await job.result, sum(tokens)
+            return await job.result, num_tokens
         finally:
+            self.waiting_tokens -= sum(tokens[job.taken :])
             if job in self.queue:
                 self.queue.remove(job)
 
     def retry_after(self) -> int:
         """Return after how many seconds there should be room again."""
-        waiting = sum(sum(job.tokens[job.taken :]) for job in self.queue)
-        return min(60, max(1, math.ceil(waiting / self.tokens_per_second)))
+        return min(60, max(1, math.ceil(self.waiting_tokens / self.tokens_per_second)))
 
     @property
     def queued(self) -> int:
         """The number of texts that are in no batch yet."""
         return sum(len(job.texts) - job.taken for job in self.queue)
-
-    def close(self) -> None:
-        """Let the thread end after what it does now."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _count_tokens(self, texts: Sequence[str], names: Sequence[str], options: Options) -> list[int]:
         """Return how many tokens are read for each text; refuse what has none here, where it is no others' batch."""
@@ -164,6 +163,7 @@ class Worker:
             while job.taken < len(job.texts) and share > 0:  # one at least, however long
                 share -= job.tokens[job.taken]
                 left -= job.tokens[job.taken]
+                self.waiting_tokens -= job.tokens[job.taken]
                 job.taken += 1
             if job.taken < len(job.texts):
                 turns.append(job)
@@ -178,18 +178,18 @@ class Worker:
             try:
                 encode = partial(self._encode, texts, batch[0].job.options)
                 vectors = await asyncio.get_running_loop().run_in_executor(self._thread, encode)
-            except TextError as error:  # a text that the model has no finite vector for; the others go on
-                self._refuse(batch, error)
+                seconds = time.perf_counter() - started
+                _hand_out(batch, vectors)
             except Exception as error:
-                logger.exception("a batch of %d texts failed", len(texts))
-                for part in batch:
-                    self._fail(part.job, error)
+                # a text that the model has no finite vector for is the end of its request alone
+                if not (isinstance(error, TextError) and self._refuse(batch, error)):
+                    logger.exception("a batch of %d texts failed", len(texts))
+                    for part in batch:
+                        self._fail(part.job, error)
             else:
                 tokens = sum(sum(part.job.tokens[part.start : part.end]) for part in batch)
-                speed = tokens / max(time.perf_counter() - started, 1e-6)
-                self.tokens_per_second += RECENT * (speed - self.tokens_per_second)
+                self.tokens_per_second += RECENT * (tokens / max(seconds, 1e-6) - self.tokens_per_second)
                 self.metrics.add_batch(len(texts), tokens)
-                _hand_out(batch, vectors)
                 return
 
     def _encode(self, texts: list[str], options: Options) -> np.ndarray:
@@ -203,14 +203,15 @@ class Worker:
         )
         return np.asarray(vectors)
 
-    def _refuse(self, batch: list[Part], error: TextError) -> None:
-        """Refuse the request whose text cannot be embedded."""
+    def _refuse(self, batch: list[Part], error: TextError) -> bool:
+        """Refuse the request whose text cannot be embedded. False: there is none."""
         index = error.index
         for part in batch:
-            if index < part.end - part.start:
+            if 0 <= index < part.end - part.start:
                 self._fail(part.job, refusal(part.job.names[part.start + index], error.problem))
-                return
+                return True
             index -= part.end - part.start
+        return False
 
     def _fail(self, job: Job, error: Exception) -> None:
         if not job.result.done():

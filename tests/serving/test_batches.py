@@ -1,17 +1,14 @@
 """What waits is embedded together, in turns; what goes wrong with one request is nothing to the others."""
 
 import json
-import re
 import socket
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from support.common import TEXTS, assert_same
-from support.serving import ask
+from support.serving import ask, metrics, wait_for
 
 from moee_hf.model.prompts_moee import TextError
 from moee_hf.serving import limits, worker
@@ -20,53 +17,10 @@ from moee_hf.serving.limits import Admission, Limits, Visit
 ROUTE = "/v1/embeddings"
 
 
-class Held:
-    """`encode` of a model that waits at the first call until it may go on, and tells what it was called with."""
-
-    def __init__(self, encode):
-        self.encode, self.calls = encode, []
-        self.is_held, self.go = threading.Event(), threading.Event()
-        self.fail = lambda texts: None
-
-    def __call__(self, texts, **options):
-        self.calls.append((list(texts), options))
-        self.is_held.set()
-        assert self.go.wait(60)
-        self.fail(texts)
-        return self.encode(texts, **options)
-
-
-@pytest.fixture
-def held(model, monkeypatch):
-    """The model's `encode`, held; when the test ends, it goes on."""
-    held = Held(model.encode)
-    monkeypatch.setattr(model, "encode", held)
-    yield held
-    held.go.set()
-
-
 @pytest.fixture
 def clients():
     with ThreadPoolExecutor(16) as pool:
         yield pool
-
-
-def metrics(url):
-    """The numbers of /metrics by name and labels."""
-    status, headers, content = ask(f"{url}/metrics")
-    assert status == 200
-    assert headers["content-type"].startswith("text/plain; version=0.0.4")
-    lines = [line for line in content.decode().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r'[a-z_]+(\{([a-z]+="[^"]*",?)+\})? [\d.e+-]+', line) for line in lines), lines
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-
-def wait_for(url, **expected):
-    """Wait until metrics have these values."""
-    end = time.monotonic() + 60
-    while any(metrics(url).get(name) != value for name, value in expected.items()):
-        assert time.monotonic() < end, metrics(url)
-        time.sleep(0.01)
 
 
 def vectors_of(answer):
@@ -138,18 +92,30 @@ def test_a_text_without_a_finite_vector_fails_its_own_request_alone(serving, hel
         assert_same(vectors_of(answer), held.encode(texts))
 
 
-def test_a_batch_that_fails_is_the_end_of_it_alone(serving, held, clients):
-    def fail(texts):
-        raise RuntimeError("CUDA out of memory")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory"),
+        TextError(7, "CUDA: of no text of the batch"),
+        TextError(-1, "CUDA: the same"),
+    ],
+)
+@pytest.mark.parametrize("where", ["in encode", "after it"])
+def test_a_batch_that_fails_is_the_end_of_it_alone(serving, held, monkeypatch, where, error):
+    def fail(*arguments):
+        raise error
 
-    held.fail = fail
     held.go.set()
     url = serving()
-    status, _, content = ask(url + ROUTE, {"input": "x"})
+    with monkeypatch.context() as patched:
+        if where == "in encode":
+            patched.setattr(held, "fail", fail)
+        else:
+            patched.setattr(worker, "_hand_out", fail)
+        status, _, content = ask(url + ROUTE, {"input": "x"})
     assert status == 500
     assert "goes on" in json.loads(content)["error"]["message"]
     assert "CUDA" not in content.decode()
-    held.fail = lambda texts: None
     assert ask(url + ROUTE, {"input": "x"})[0] == 200
 
 

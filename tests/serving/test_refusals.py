@@ -40,6 +40,7 @@ def server(loaded):
         (OPENAI, {"input": ["x", ""], "prompt_name": "none"}, 400, "input[1]: expected a text with tokens"),
         (OPENAI, {"input": "x", "imput": "y"}, 400, "'imput': unknown field; expected among model, input"),
         (OPENAI, {"input": "x", "dimension": 5}, 400, "Did you mean 'dimensions'?"),
+        (OPENAI, {"": 1, "input": "x"}, 400, "'': unknown field; expected among model, input"),
         (OPENAI, {"input": "x", "model": "large"}, 404, "model: expected 'small', which is served here; got 'large'."),
         (OPENAI, {"input": "x", "model": 5}, 404, "model: expected 'small'"),
         (OPENAI, {"input": "x", "encoding_format": "int8"}, 400, "encoding_format: expected one of 'float', 'base64'"),
