@@ -93,7 +93,7 @@ class OnRay:
             compute=data.ActorPoolStrategy(min_size=self._room, max_size=self._actors),
             num_cpus=self._cpus,
             num_gpus=0 if self._device == "cpu" else 1,
-            max_task_retries=RETRIES,
+            ray_remote_args_fn=_actor_arguments,
         )
         for result in self._results(results):
             if isinstance(result, str):
@@ -115,6 +115,10 @@ class OnRay:
                 f"ray: expected a cluster with room for an actor; got: {reason.strip().rstrip('.')}. See its log, "
                 "lower --actors, or embed on this machine: --ray local."
             ) from error
+
+
+def _actor_arguments() -> dict[str, int]:
+    return {"max_task_retries": RETRIES}
 
 
 def _check_answer(address: str) -> None:
