@@ -1,6 +1,8 @@
 """What waits is embedded together, in turns; what goes wrong with one request is nothing to the others."""
 
+import asyncio
 import json
+import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -13,6 +15,8 @@ from support.serving import ask, metrics, wait_for
 from moee_hf.model.prompts_moee import TextError
 from moee_hf.serving import limits, worker
 from moee_hf.serving.limits import Admission, Limits, Visit
+from moee_hf.serving.metrics import Metrics
+from moee_hf.serving.requests import Options
 
 ROUTE = "/v1/embeddings"
 
@@ -167,6 +171,36 @@ def test_too_much_is_refused_until_there_is_room(serving, held, clients):
     wait_for(url, moee_admitted_texts=0)
     assert ask(url + ROUTE, {"input": ["e", "f"]})[0] == 200
     assert metrics(url)[f'moee_requests_total{{route="{ROUTE}",code="429"}}'] == 4
+
+
+def test_retry_after_is_how_long_the_waiting_tokens_take(model, held):
+    text, options = "many words " * 300, Options(("{text}",), "hs", 1.0, False)
+    tokens = int(model.tokenize([text], "none")["attention_mask"].sum())
+    speed = worker.FIRST_BATCH / worker.SECONDS  # until a batch is done
+
+    def fail(texts):
+        if text in texts:
+            raise RuntimeError
+
+    async def run():
+        queue = worker.Worker(model, Metrics())
+        embed = [asyncio.create_task(queue.embed(["first"], ["input"], options))]
+        await asyncio.to_thread(held.is_held.wait, 60)
+        embed += [asyncio.create_task(queue.embed([text] * 3, ["input"] * 3, options)) for _ in range(2)]
+        while queue.queued < 6:
+            await asyncio.sleep(0.01)
+        assert queue.retry_after() == math.ceil(6 * tokens / speed) > 1
+        embed[1].cancel()
+        await asyncio.wait(embed[1:2])
+        assert queue.retry_after() == math.ceil(3 * tokens / speed) > 1
+        held.fail = fail  # with one of three texts in a batch
+        held.go.set()
+        await asyncio.wait(embed)
+        assert isinstance(embed[2].exception(), RuntimeError)
+        assert held.calls[1][0] == [text]
+        assert queue.waiting_tokens == 0
+
+    asyncio.run(run())
 
 
 def test_bodies_that_are_in_memory_are_counted():
