@@ -51,7 +51,7 @@ class Limits:
 
     max_texts: int = 2048  # as OpenAI has it
     max_waiting: int = 8192
-    max_bytes: int = 4 * 2**20  # JSON of this size takes 0.2 s to read, in which nothing else goes on
+    max_bytes: int = 4 * 2**20  # JSON of many small lists is slow to read, and nothing else goes on meanwhile
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
