@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -49,7 +50,6 @@ class OnRay:
         ray = self._ray
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.max_errored_blocks = -1  # a file that ends its actors is no end of the others
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
@@ -85,25 +85,20 @@ class OnRay:
         Raises:
             RuntimeError: If the model cannot be loaded.
         """
-        data, missing = self._ray.data, {part.output for part in parts}
+        data, attempts = self._ray.data, self._ray.remote(_Attempts).options(num_cpus=0).remote()
         rows = [{"part": pickle.dumps(part)} for part in parts]
         results = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
             _Actor,
-            fn_constructor_args=(self._work, self._device, self._cpus),
+            fn_constructor_args=(self._work, self._device, self._cpus, attempts),
             compute=data.ActorPoolStrategy(min_size=self._room, max_size=self._actors),
             num_cpus=self._cpus,
             num_gpus=0 if self._device == "cpu" else 1,
-            ray_remote_args_fn=_actor_arguments,
         )
         for result in self._results(results):
             if isinstance(result, str):
                 raise RuntimeError(f"ray: expected a model on {self._device} in every actor; got: {result}")
-            missing.discard(result.output)
             progress(result.texts)
             yield result
-        for output in missing:
-            problem = f"ray: expected an actor that lives until the file is done; {RETRIES + 1} ended before."
-            yield Result(output, error=problem)
 
     def _results(self, rows: Any) -> Iterator[Any]:
         try:
@@ -115,10 +110,6 @@ class OnRay:
                 f"ray: expected a cluster with room for an actor; got: {reason.strip().rstrip('.')}. See its log, "
                 "lower --actors, or embed on this machine: --ray local."
             ) from error
-
-
-def _actor_arguments() -> dict[str, int]:
-    return {"max_task_retries": RETRIES}
 
 
 def _check_answer(address: str) -> None:
@@ -135,20 +126,40 @@ class _Actor:
         work: The work.
         device: Where to load the model.
         cpus: How many processors it has.
+        attempts: The actor that counts how often a part was begun.
     """
 
-    def __init__(self, work: Work, device: str, cpus: int):
+    def __init__(self, work: Work, device: str, cpus: int, attempts: Any):
         import torch
 
         torch.set_num_threads(cpus)
-        self._work, self._problem = work, ""
+        self._work, self._attempts, self._problem = work, attempts, ""
         try:
             self._model = work.load(device)
         except Exception as error:  # Ray would start actors again and again
             self._problem = " ".join(str(error).split()) or type(error).__name__
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        return {"result": pickle.dumps(self._problem or self._work.embed(self._model, pickle.loads(row["part"])))}
+        return {"result": pickle.dumps(self._problem or self._embed(pickle.loads(row["part"])))}
+
+    def _embed(self, part: Part) -> Result:
+        before = import_ray().get(self._attempts.begin.remote(part.output))
+        if before > RETRIES:  # Ray would begin it anew for ever
+            problem = f"ray: expected an actor that lives until the file is done; {before} ended before."
+            return Result(part.output, error=problem)
+        return self._work.embed(self._model, part)
+
+
+class _Attempts:
+    """Counts how often parts were begun, where the end of an actor is no end of the count."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def begin(self, output: str) -> int:
+        """Return how often a part was begun before."""
+        self._counts[output] += 1
+        return self._counts[output] - 1
 
 
 def import_ray() -> Any:
