@@ -93,7 +93,9 @@ def _serve(arguments: argparse.Namespace) -> None:
         import starlette  # noqa: F401
         import uvicorn
     except ModuleNotFoundError as error:
-        raise ImportError("moee serve: expected starlette and uvicorn. pip install 'moee_hf[serve]'") from error
+        raise ImportError(
+            "serve: expected starlette and uvicorn; they are not installed. pip install 'moee_hf[serve]'"
+        ) from error
     limits = Limits(arguments.max_texts, arguments.max_waiting, arguments.max_bytes)
     key = _key(arguments.api_key)
     with _listening(arguments.host, arguments.port):  # a port that is taken is told before minutes of loading
