@@ -159,7 +159,7 @@ def _known(fields: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
     unknown = next((name for name in fields if name not in known), None)
     if unknown is not None:
         problem = f"unknown field; expected among {', '.join(known)}.{nearest_name(unknown[:100], known)}"
-        raise RequestError(400, f"{_shown(unknown)}: {problem}", unknown[:100], "unknown_field")
+        raise refusal(unknown[:100], problem, code="unknown_field")
     return {name: value for name, value in fields.items() if value is not None}
 
 
