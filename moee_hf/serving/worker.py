@@ -1,8 +1,9 @@
 """The queue, and the one thread that owns the model: texts that wait with the same options are one `encode`.
 
 There is no timer: a batch is what came while the model was busy with the one before. A batch is about half a second of
-work, as measured on those before it, and requests take turns within it, so that a small request waits for about one
-batch, not for all of a large one before it.
+work at most, as measured on those before it, or `SMALLEST_BATCH` tokens where that is more: a pass takes its time
+however little it reads, so that small batches would seem slow, and stay small. Requests take turns within a batch, so
+that a small request waits for about one batch, not for all of a large one before it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 SECONDS = 0.5
 # what one request may take of a batch in its turn
 SHARE = 1 / 8
-# tokens of a batch: before it is known how fast the model is, and at most
-FIRST_BATCH, LARGEST_BATCH = 256, 2**18
+# the most tokens of a batch: on a slow machine, and on a fast one
+SMALLEST_BATCH, LARGEST_BATCH = 2048, 2**18
 # how much the last batch counts in what is known of the speed
 RECENT = 0.3
 # texts that are tokenised at a time, so that those of a large request do not hold up others
@@ -84,7 +85,7 @@ class Worker:
         self.model, self.metrics = model, metrics
         self.queue: list[Job] = []
         self.waiting_tokens = 0  # that are in no batch yet
-        self.tokens_per_second = FIRST_BATCH / SECONDS
+        self.tokens_per_second = SMALLEST_BATCH / SECONDS
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moee-model")
         self._running: asyncio.Task[None] | None = None
 
@@ -153,7 +154,7 @@ class Worker:
     def _take(self) -> list[Part]:
         """Take a batch out of the queue: texts with the options of the request that has waited longest."""
         options = self.queue[0].options
-        left = size = min(LARGEST_BATCH, self.tokens_per_second * SECONDS)
+        left = size = min(LARGEST_BATCH, max(SMALLEST_BATCH, self.tokens_per_second * SECONDS))
         starts: dict[Job, int] = {}
         turns = deque(job for job in self.queue if job.options == options)
         while turns and left > 0:

@@ -173,10 +173,11 @@ def test_too_much_is_refused_until_there_is_room(serving, held, clients):
     assert metrics(url)[f'moee_requests_total{{route="{ROUTE}",code="429"}}'] == 4
 
 
-def test_retry_after_is_how_long_the_waiting_tokens_take(model, held):
+def test_retry_after_is_how_long_the_waiting_tokens_take(model, held, monkeypatch):
+    monkeypatch.setattr(worker, "SMALLEST_BATCH", 256)
     text, options = "many words " * 300, Options(("{text}",), "hs", 1.0, False)
     tokens = int(model.tokenize([text], "none")["attention_mask"].sum())
-    speed = worker.FIRST_BATCH / worker.SECONDS  # until a batch is done
+    speed = worker.SMALLEST_BATCH / worker.SECONDS  # until a batch is done
 
     def fail(texts):
         if text in texts:
