@@ -18,18 +18,24 @@ if TYPE_CHECKING:
 
 
 class TokenCapture(Capture):
-    """What one forward pass gives, and besides it the routing weights of every token that it reads."""
+    """What one forward pass gives, and besides it the routing weights of every token that it reads.
+
+    Attributes:
+        activation: How router logits become routing weights of tokens, as in `MoEEConfig.router_activation`.
+    """
+
+    activation = "softmax"
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self.of_tokens: dict[int, torch.Tensor] = {}  # of each router, softmax, [tokens and padding, E]
+        self.of_tokens: dict[int, torch.Tensor] = {}  # of each router, [tokens and padding, E]
 
     @property
     def only_last_tokens(self) -> bool:
         return False
 
     def set_routing(self, router: int, values: torch.Tensor, activate: Callable[[torch.Tensor, str], Any]) -> None:
-        self.of_tokens[router] = activate(values, "softmax").flatten(0, -2)
+        self.of_tokens[router] = activate(values, self.activation).flatten(0, -2)
         super().set_routing(router, values, activate)
 
     def token_weights(self) -> torch.Tensor:
