@@ -20,6 +20,7 @@ from .evaluation import add_complementarity_command, add_evaluate_command, add_r
 from .examples import add_examples_command
 from .inspect import add_backbones_command, add_info_command, add_similarity_command
 from .publish import add_publish_command
+from .search import add_search_command
 from .serve import add_serve_command
 from .signals import ended_by_signals
 
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=kind)
     add_similarity_command(commands)
     add_embed_command(commands)
+    add_search_command(commands)
     add_calibrate_command(commands)
     add_evaluate_command(commands)
     add_robustness_command(commands)

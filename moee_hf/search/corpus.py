@@ -61,7 +61,8 @@ class CorpusFile:
                 self.count += 1
             self.skipped += part.skipped
         if not self.count:
-            raise ValueError(f"{self.source}: expected texts; got {self.skipped or 'none'}, all of them empty.")
+            got = f"{self.skipped} empty ones" if self.skipped else "none"
+            raise ValueError(f"{self.source}: expected texts; got {got}.")
         self.digest = digest.hexdigest()
 
     def file(self, span: Span | None = None) -> TextFile:

@@ -141,9 +141,8 @@ def open_index(
         OSError: If a file cannot be read or written.
     """
     of_texts = _own_prompt(model.config, _OF_TEXTS) if prompt is None else prompt
-    of_queries = _own_prompt(model.config, _OF_QUERIES) if prompt is None else prompt
     templates = model.config.find_prompts(of_texts)
-    query_templates = model.config.find_prompts(of_queries if query_prompt is None else query_prompt)
+    query_templates = _query_templates(model.config, prompt, query_prompt)
     if index is not None:
         check_output(index, corpus)
         if Path(index).suffix != ".safetensors":
@@ -151,7 +150,10 @@ def open_index(
     texts = CorpusFile(corpus, column, delimiter)
     key = digest_of_index(model, templates, texts)
     path = cache_folder() / f"{key[:32]}.safetensors" if index is None else Path(index)
-    if is_new := _key_of(path) != key:
+    found = _key_of(path)
+    if index is not None and path.exists() and found is None:
+        raise ValueError(f"index: expected a file that a search has written, or none; got {path}. Name another.")
+    if is_new := found != key:
         remove_leftovers(path)
         origin, file = model.origin, texts.file()
         file.count = texts.count
@@ -167,26 +169,25 @@ def open_index(
     return Index(model, texts, path, query_templates, is_new)
 
 
+def _query_templates(config: MoEEConfig, prompt: str | None, query_prompt: str | None) -> list[str]:
+    """The templates of queries, from the arguments of `open_index`."""
+    if query_prompt is None:
+        return config.find_prompts(_own_prompt(config, _OF_QUERIES) if prompt is None else prompt)
+    try:
+        return config.find_prompts(query_prompt)
+    except ValueError as error:
+        raise ValueError(f"query_prompt: {str(error).partition(': ')[2]}") from None
+
+
 def _own_prompt(config: MoEEConfig, names: Sequence[str]) -> str | None:
     """The first of these names that the model has a prompt of; None: it has none."""
     return next((name for name in names if name in (config.prompts or {})), None)
 
 
 def _key_of(path: Path) -> str | None:
-    """What an index is of; None if there is none.
-
-    Raises:
-        ValueError: If the file is another.
-    """
-    if not path.exists():
-        return None
+    """What an index is of; None if there is none that is whole."""
     try:
         with safe_open(path, "numpy") as file:
-            key = (file.metadata() or {}).get(_KEY)
-    except SafetensorError:
-        key = None
-    if key is None:
-        raise ValueError(
-            f"index: expected a file that a search has written, or none; {path} is another. Name another."
-        )
-    return key
+            return (file.metadata() or {}).get(_KEY)
+    except (FileNotFoundError, SafetensorError):
+        return None
