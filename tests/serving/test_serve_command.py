@@ -16,7 +16,7 @@ import pytest
 from support.common import CHECKPOINT, TEXTS, assert_same
 from support.serving import ask
 
-from moee_hf.cli import main, serve
+from moee_hf.cli import listening, main
 
 
 def free_port():
@@ -102,7 +102,7 @@ def test_a_name_with_several_addresses_is_its_first_of_ipv4(monkeypatch):
         return [first, *((socket.AF_INET, type, 0, "", (address, port)) for address in ("127.0.0.1", "127.0.0.2"))]
 
     monkeypatch.setattr(socket, "getaddrinfo", addresses)
-    with serve._listening("localhost", 0) as listener:
+    with listening.listening("localhost", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
 
 
