@@ -23,7 +23,7 @@ from .flags import (
     set_run,
 )
 from .loading import load_model
-from .progress import progress_lines
+from .progress import Progress
 from .routing import agreement_chart, alpha_table, layers_of_routing
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
                 sample.append(row.text)
             yield row.text
 
-    with progress_lines():
+    with Progress():
         by_alpha = model.calibrate(
             stream() if file.count is None else Counted(stream(), file.count),
             batch_size=arguments.batch_size,

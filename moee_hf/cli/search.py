@@ -12,7 +12,7 @@ from ..files.texts import iter_texts
 from .choices import add_choice_flags
 from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, positive_int, set_run
 from .loading import load_model
-from .progress import progress_lines
+from .progress import Progress
 from .routing import bar
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _search(arguments: argparse.Namespace) -> None:
     from ..search import open_index
 
     model = load_model(arguments)
-    with progress_lines():
+    with Progress():
         index = open_index(
             model,
             arguments.corpus,

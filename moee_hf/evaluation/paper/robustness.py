@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,7 @@ def robustness(
     control: bool = False,
     batch_size: int | None = None,
     store: Path | None = None,
+    begins: Callable[[str], None] = lambda prompt: None,
 ) -> Robustness:
     """Evaluate a model with each of the paper's nine prompts.
 
@@ -126,6 +127,7 @@ def robustness(
         control: Whether to evaluate the same architecture with random weights too.
         batch_size: The most texts per forward pass. None: as many as the device is fast with.
         store: A folder to keep HS and RW in; without it, a second run reads the pairs again, for their correlation.
+        begins: Is told each prompt, of trained or random weights, before texts are read in it.
     """
     scores: dict[tuple[str, str], dict[str, float]] = {}
     found: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = {}
@@ -141,6 +143,7 @@ def robustness(
     ):
         features = group[0].features
         prompt = names[features.templates[0]]
+        begins(f"random {prompt}" if features.random else prompt)
         for task in filter(has_pairs, tasks):
             key = task.metadata.name, "random" if features.random else "trained"
             for combination, values in similarities(group[0], *pairs_of(task)).items():
