@@ -10,7 +10,7 @@ from typing import Any
 from .style import CATEGORIES, THEMES
 
 
-def page(title: str, body: str, script: str = "", data: Any = None) -> str:
+def page(title: str, body: str, script: str = "", data: Any = None, style: str = "") -> str:
     """Return a whole page of HTML.
 
     Args:
@@ -19,8 +19,9 @@ def page(title: str, body: str, script: str = "", data: Any = None) -> str:
             `var(--routing)`.
         script: JavaScript that runs at the end, in which `data` is what is given here.
         data: Anything that JSON can say. None: none.
+        style: CSS of this page, besides that of all.
     """
-    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8") + style
     light, dark = (variables(name) for name in THEMES)
     # </script> inside a string would end the script, and <!-- would begin a comment
     values = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
