@@ -15,6 +15,7 @@ from typing import Any
 from .. import __version__
 from ..model.choices_moee import nearest_name
 from .calibrate import add_calibrate_command
+from .demo import add_demo_command
 from .embed import add_embed_command
 from .errors import replace_unknown_characters, sentence
 from .evaluation import add_complementarity_command, add_evaluate_command, add_robustness_command
@@ -99,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_similarity_command(commands)
     add_embed_command(commands)
     add_search_command(commands)
+    add_demo_command(commands)
     add_calibrate_command(commands)
     add_evaluate_command(commands)
     add_robustness_command(commands)
