@@ -14,12 +14,14 @@ from typing import Any
 
 from .. import __version__
 from ..model.choices_moee import nearest_name
+from .atlas import add_atlas_command
 from .calibrate import add_calibrate_command
 from .demo import add_demo_command
 from .embed import add_embed_command
 from .errors import replace_unknown_characters, sentence
 from .evaluation import add_complementarity_command, add_evaluate_command, add_robustness_command
 from .examples import add_examples_command
+from .explain import add_explain_command
 from .inspect import add_backbones_command, add_info_command, add_similarity_command
 from .overview import overview
 from .publish import add_publish_command
@@ -100,6 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_similarity_command(commands)
     add_embed_command(commands)
     add_search_command(commands)
+    add_explain_command(commands)
+    add_atlas_command(commands)
     add_demo_command(commands)
     add_calibrate_command(commands)
     add_evaluate_command(commands)
