@@ -22,6 +22,7 @@ from .flags import (
     add_batch_size_flag,
     add_model_flags,
     add_prompt_flag,
+    add_theme_flag,
     nonnegative_alpha,
     positive_int,
     set_run,
@@ -139,6 +140,7 @@ def add_robustness_command(commands: Commands) -> None:
     )
     _add_task_flags(parser)
     _add_score_flags(parser)
+    add_theme_flag(parser)
     add_choice_flags(parser, CHOICES.keys() - {"combination", "alpha", "dimensions"})
     set_run(parser, _robustness)
 
@@ -247,7 +249,7 @@ def _robustness(arguments: argparse.Namespace) -> None:
             **_reading_options(arguments),
             begins=_steps(progress, "prompt", len(NINE_PROMPTS) * (1 + control)),
         )
-    found.figure(output / "robustness.png")
+    found.figure(output / "robustness.png", arguments.theme or "light")
     _print_and_save({"robustness": found.score_table(), "prompt-correlation": found.rank_table()}, output)
 
 

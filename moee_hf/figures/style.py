@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files.partial import written_aside
+from ..files.partial import check_place, written_aside
 from ..model.choices_moee import check_choice
 
 if TYPE_CHECKING:
@@ -117,6 +117,21 @@ def drawing(name: str = "light") -> Iterator[Theme]:
         yield theme
 
 
+def check_figure(path: Path) -> None:
+    """Raise unless a figure can be written to this file: asked before the work, not after.
+
+    Raises:
+        ValueError: If matplotlib has no such format.
+        OSError: As `check_place`.
+        ImportError: If matplotlib is not installed.
+    """
+    with drawing():
+        from matplotlib.figure import Figure
+
+        _format_of(Figure(), path)
+    check_place(str(path))
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure, in the format that the end of its name says; the file is complete, or not there.
 
@@ -126,13 +141,18 @@ def save(figure: Figure, path: Path) -> None:
         ValueError: If there is no such format.
         OSError: If it cannot be written.
     """
-    kind = path.suffix.removeprefix(".").lower()
-    check_choice(f"{path}: format", kind, tuple(figure.canvas.get_supported_filetypes()))
+    kind = _format_of(figure, path)
     with written_aside(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH)
         if kind == "png":
             _use_palette(partial)
+
+
+def _format_of(figure: Figure, path: Path) -> str:
+    kind = path.suffix.removeprefix(".").lower()
+    check_choice(f"{path}: format", kind, tuple(figure.canvas.get_supported_filetypes()))
+    return kind
 
 
 def _use_palette(path: Path) -> None:
