@@ -180,7 +180,7 @@ def explain(
         ValueError: If there are fewer than two, one is empty, there is no one routing of tokens, or as
             `MoEEModel.encode`.
     """
-    checked = _comparable(texts)
+    checked = check_comparable(texts)
     config = model.config
     mix = config.mix(combination, alpha, standardize)
     templates = config.resolve_prompts(prompt_name, prompt)
@@ -205,8 +205,8 @@ def explain(
     return Explanation(checked, layers, hidden, routing.reshape(len(checked), len(layers), num_experts), chosen)
 
 
-def _comparable(texts: Sequence[str]) -> list[str]:
-    """The texts, if they can be compared."""
+def check_comparable(texts: Sequence[str]) -> list[str]:
+    """Return the texts, if they can be compared; errors are those of `explain`."""
     checked = check_texts(texts)
     if len(checked) < 2:
         raise ValueError(f"texts: expected two or more, to compare; got {len(checked)}. Add another.")
