@@ -55,6 +55,7 @@ def create_demo(model: MoEEModel, corpus: Index | None = None, prompt: str | Non
     answers = Answers(model, prompt)
     index = open_small_corpus(model, prompt) if corpus is None else corpus
     with gradio.Blocks(title="MoEE", analytics_enabled=False) as demo:
+        _add_functions(answers, index)  # before events, which Gradio names after their functions, too
         gradio.HTML(_head(model), apply_default_css=False)
         with gradio.Tab("Compare"):
             _compare_tab(answers)
@@ -62,7 +63,6 @@ def create_demo(model: MoEEModel, corpus: Index | None = None, prompt: str | Non
             _search_tab(answers, index)
         with gradio.Tab("Routing"):
             _routing_tab(answers)
-        _add_functions(answers, index)
     demo.queue(max_size=MOST_WAITING)
     return demo
 

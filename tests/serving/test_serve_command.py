@@ -14,15 +14,9 @@ import time
 import numpy as np
 import pytest
 from support.common import CHECKPOINT, TEXTS, assert_same
-from support.serving import ask
+from support.serving import ask, free_port
 
 from moee_hf.cli import listening, main
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def wait_until_healthy(url):
