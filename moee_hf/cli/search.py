@@ -8,6 +8,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING
 
+from ..figures.words import one_line
 from ..files.texts import iter_texts
 from .choices import add_choice_flags
 from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, positive_int, set_run
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 _TOGETHER = 64
 # characters of the longest bar, for a similarity of 1; of a text that a person is shown
 _BAR, _SHOWN = 10, 500
-# what could steer a terminal, and ends of lines
-_CONTROL = dict.fromkeys([*range(32), *range(127, 160)], " ")
 
 
 def add_search_command(commands: Commands) -> None:
@@ -112,7 +111,7 @@ def _typed() -> str:
 def _print(hits: list[Hit]) -> None:
     """Print a line for each text, for other programs."""
     for hit in hits:
-        print(hit.rank, f"{hit.similarity:.4f}", hit.where, hit.text.translate(_CONTROL), sep="\t")
+        print(hit.rank, f"{hit.similarity:.4f}", hit.where, one_line(hit.text, len(hit.text)), sep="\t")
 
 
 def _show(hits: list[Hit]) -> None:
@@ -126,12 +125,11 @@ def _show(hits: list[Hit]) -> None:
         table.add_column(name, justify="right" if name != "bar" else "left", no_wrap=True)
     table.add_column("text", overflow="fold", ratio=1)
     for hit in hits:
-        text = hit.text.translate(_CONTROL)
         table.add_row(
             Text(str(hit.rank), "dim"),
             Text(f"{hit.similarity:.3f}", "bold"),
             Text(bar(hit.similarity, _BAR).ljust(_BAR), "cyan"),
             Text(hit.where, "dim"),
-            Text(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"),
+            Text(one_line(hit.text, _SHOWN)),
         )
     Console(highlight=False).print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +98,14 @@ class Index:
         ]
 
     def _chunks(self) -> Iterator[np.ndarray]:
-        with safe_open(self.path, "numpy") as file:
-            vectors = file.get_slice("embeddings")
-            count, width = vectors.get_shape()
+        # read, not mapped: pages that are mapped count as memory of the process, and for safetensors stay there
+        with self.path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            count, width = header["embeddings"]["shape"]
             step = max(1, CHUNK // (4 * width))
             for start in range(0, count, step):
-                yield vectors[start : min(start + step, count)]
+                numbers = np.fromfile(file, np.dtype("<f4"), min(step, count - start) * width)
+                yield numbers.reshape(-1, width)
 
 
 def open_index(
