@@ -120,8 +120,9 @@ def without_output(*names):
 
 
 @pytest.mark.parametrize("code", without_output(*OTHERS))
-def test_python_examples_with_the_hub(code, hub):
+def test_python_examples_with_the_hub(code, hub, monkeypatch, tmp_path):
     """With a Hub of our own, and a small model in place of the one that is named."""
+    monkeypatch.chdir(tmp_path)
     hub.add("allenai/OLMoE-1B-7B-0924", BACKBONE)
     model = MoEEModel.from_pretrained("allenai/OLMoE-1B-7B-0924")
     exec(code.replace("you/", "author/"), {"MoEEModel": MoEEModel, "model": model})
