@@ -33,6 +33,7 @@ DOCS = {
         "moee_hf/embedded/README.md",
         "moee_hf/evaluation/README.md",
         "moee_hf/serving/README.md",
+        "moee_hf/vllm/README.md",
         "tests/benchmarks/README.md",
         "tests/golden/README.md",
         "upload_scripts/README.md",
@@ -109,7 +110,8 @@ def test_layouts_name_every_file_of_a_saved_model(examples):
 
 
 EVALUATION, BULK = "moee_hf/evaluation/README.md", "moee_hf/bulk/README.md"
-OTHERS = [name for name in DOCS if name not in (EVALUATION, BULK)]
+VLLM = "moee_hf/vllm/README.md"  # whose examples need vLLM; tests/vllm does what they do
+OTHERS = [name for name in DOCS if name not in (EVALUATION, BULK, VLLM)]
 
 
 def without_output(*names):
