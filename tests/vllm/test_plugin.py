@@ -99,7 +99,7 @@ def test_the_latent_attention_of_deepseek(tmp_path, record_property):
     """Not compiled, as compiled code has another kernel of rotary positions; in small batches of whole texts."""
     folder = write_checkpoint(tmp_path, "deepseek_v2")
     with engine(folder, hf_overrides=PLAIN, max_num_seqs=3) as llm:
-        found = differences(llm, MoEEModel.from_pretrained(folder, dtype=torch.float32), MIXED)
+        found = differences(llm, MoEEModel.from_pretrained(folder, dtype=torch.float32), MIXED[:40])
     record_property("differences", found)
     assert max(found.values()) < CLOSE, found
 
