@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,7 @@ class Folder:
                 f"output: expected a folder that files are written to one by one; got {location!r}, where each would "
                 "be a commit. Write to a folder of this machine, and push it as a data set: --push-to-hub."
             )
-        self.location = location.rstrip("/") or "/"
+        self.location = location if location.endswith("://") else location.rstrip("/") or "/"
         self.is_remote = is_remote(location)
         if not self.is_remote and os.path.exists(self.location) and not os.path.isdir(self.location):
             raise NotADirectoryError(f"{location}: expected a folder to write to; there is a file of this name.")
@@ -83,31 +85,20 @@ class Folder:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield str(path)
             return
-        system, root = self._system()
-        with tempfile.TemporaryDirectory() as folder:
-            yield (local := str(Path(folder, Path(name).name)))
-            place = f"{root}/{name}"
-            aside = f"{place}.{secrets.token_hex(4)}.partial"
-            with remote_errors(
-                f"{self.location}/{name}"
-            ):  # where a rename is not, a whole file is put in place at once
-                system.makedirs(place.rpartition("/")[0], exist_ok=True)
-                system.put_file(local, aside)
-                system.mv(aside, place)
+        from fsspec import AbstractFileSystem
 
-    def schema(self, outputs: Iterable[str]) -> pyarrow.Schema | None:
-        """Return the columns that are kept in the files of embeddings that are there; None if there are none."""
-        pa = import_pyarrow()
-        for name in outputs:
-            if self.is_remote:
-                system, path = self._system()
-                with remote_errors(f"{self.location}/{name}"), system.open(f"{path}/{name}", "rb") as file:
-                    schema = pa.parquet.read_schema(file)
-            else:
-                schema = pa.parquet.read_schema(os.path.join(self.location, name))
-            kept = [field for field in schema.remove_metadata() if field.name not in ("text", "embedding")]
-            return pa.schema(kept)
-        return None
+        system, root = self._system()
+        folder, _, last = f"{root}/{name}".rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            yield (local := str(Path(temporary, last)))
+            with remote_errors(f"{self.location}/{name}"):
+                system.makedirs(folder, exist_ok=True)
+                if type(system).mv is AbstractFileSystem.mv:  # of objects, which are there whole, or not at all
+                    system.put_file(local, f"{folder}/{last}")
+                else:
+                    aside = f"{folder}/.{last}.{secrets.token_hex(4)}.partial"
+                    system.put_file(local, aside)
+                    system.mv(aside, f"{folder}/{last}")
 
     def remove_leftovers(self) -> list[Path]:
         """Remove what processes of this machine that were killed have left, and return what that was."""
@@ -122,7 +113,7 @@ class Folder:
 
 
 class Manifest:
-    """What a folder says of itself: the recipe, with which versions it was begun, and the files with texts.
+    """What a folder says of itself: the recipe, with which versions it was begun, the files with texts, and columns.
 
     Args:
         folder: The folder.
@@ -136,34 +127,59 @@ class Manifest:
 
     def __init__(self, folder: Folder, recipe: Mapping[str, Any], versions: Mapping[str, str]):
         self._folder = folder
-        self._head: dict[str, Any] = {"recipe": dict(recipe), "versions": dict(versions)}
-        self._inputs: dict[str, Any] = {}
-        present = folder.files()
-        if present and MANIFEST not in present:
-            raise ValueError(
-                f"{folder.location}: expected a new folder, or one that `moee embed` wrote; it has no {MANIFEST}, but "
-                f"{min(present)}. Name another."
-            )
-        # of a run that ended before its first file nothing is to be kept
-        self._is_new = not any(name.endswith(".parquet") for name in present)
-        if not self._is_new:
-            self._read()
+        self._content: dict[str, Any] = {
+            "recipe": dict(recipe),
+            "versions": dict(versions),
+            "schema": None,
+            "inputs": {},
+        }
+        self._is_new = not self._read()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read what is stored, if there is something, and compare."""
+        present = self._folder.files()
+        if MANIFEST not in present:
+            if present:
+                raise ValueError(
+                    f"{self._folder.location}: expected a new folder, or one that `moee embed` wrote; it has no "
+                    f"{MANIFEST}, but {min(present)}. Name another."
+                )
+            return False
         where = f"{self._folder.location}/{MANIFEST}"
         try:
             stored = json.loads(self._folder.read(MANIFEST))
-            recipe, self._inputs = dict(stored["recipe"]), dict(stored["inputs"])
+            recipe = dict(stored["recipe"])
+            stored = stored | {"inputs": dict(stored["inputs"]), "schema": stored["schema"]}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{where}: expected a manifest of `moee embed`; got another file ({error}).") from error
-        mine = self._head["recipe"]
+        mine = self._content["recipe"]
         for name in sorted(mine.keys() | recipe.keys()):
             if mine.get(name) != recipe.get(name):
                 raise ValueError(
                     f"{where}: expected the recipe that the folder was made by, with {name} {recipe.get(name)!r}; got "
-                    f"{mine.get(name)!r}. Name another folder, or embed as before."
+                    f"{mine.get(name)!r}. Name another folder, empty this one, or embed as before."
                 )
-        self._head = {"recipe": recipe, "versions": stored.get("versions")}
+        self._content = stored
+        return True
+
+    @property
+    def schema(self) -> pyarrow.Schema | None:
+        """The columns that are kept. None: none, or they are not known yet."""
+        stored = self._content["schema"]
+        if stored is None:
+            return None
+        pa = import_pyarrow()
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(stored)))
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the files that were looked at, by name; where they are is not stored."""
+        return {
+            name: Input(
+                Found(name, name, entry["bytes"]),
+                None if entry["rows"] is None else Extent(entry["rows"], tuple(entry["begins"])),
+            )
+            for name, entry in self._content["inputs"].items()
+        }
 
     def known(self, files: Iterable[Found]) -> dict[str, Input]:
         """Return those of these files that were looked at before, by name.
@@ -171,21 +187,21 @@ class Manifest:
         Raises:
             ValueError: If one has another size now.
         """
-        inputs = {}
+        stored = self.inputs()
         for file in files:
-            if (entry := self._inputs.get(file.name)) is None:
-                continue
-            if entry["bytes"] != file.size:
+            if file.name in stored and (size := stored[file.name].file.size) != file.size:
                 raise ValueError(
-                    f"{file.location}: expected {entry['bytes']:,} bytes, as when the folder {self._folder.location} "
-                    f"was begun; got {file.size:,}. Embed the changed file into another folder, or under another name."
+                    f"{file.location}: expected {size:,} bytes, as when the folder {self._folder.location} was begun; "
+                    f"got {file.size:,}. Embed the changed file into another folder, or under another name."
                 )
-            rows = entry["rows"]
-            inputs[file.name] = Input(file, None if rows is None else Extent(rows, tuple(entry["begins"])))
-        return inputs
+        return {file.name: replace(stored[file.name], file=file) for file in files if file.name in stored}
 
-    def add(self, inputs: Iterable[Input]) -> None:
-        """Store files that were looked at; those that are stored stay."""
+    def add(self, inputs: Iterable[Input], schema: pyarrow.Schema | None) -> bool:
+        """Store files that were looked at, and the columns; return whether the folder is new.
+
+        Raises:
+            ValueError: If another run has begun the folder meanwhile, by another recipe.
+        """
         added = {
             input_.file.name: {
                 "bytes": input_.file.size,
@@ -193,9 +209,12 @@ class Manifest:
                 "begins": [] if input_.extent is None else list(input_.extent.begins),
             }
             for input_ in inputs
-            if input_.file.name not in self._inputs
         }
-        if added or self._is_new:
-            self._inputs |= added
-            self._folder.write(MANIFEST, json.dumps(self._head | {"inputs": self._inputs}, indent=1) + "\n")
-            self._is_new = False
+        is_new, columns = self._is_new, None if schema is None else base64.b64encode(schema.serialize()).decode()
+        if is_new or added.keys() - self._content["inputs"].keys() or columns != self._content["schema"]:
+            self._read()  # what others have added stays
+            self._content["inputs"] |= added
+            self._content["schema"] = columns
+            self._folder.write(MANIFEST, json.dumps(self._content, indent=1) + "\n")
+            self._is_new = not self._read()  # and of two that begin at once, one is refused
+        return is_new

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..files.lines import suffix_of
-from ..files.locations import Found, find_files
+from ..files.locations import Found, find_files, is_inside
 from ..files.parquet import import_pyarrow
 from ..files.readers import READERS, Extent, measure
 from ..files.rows import Request, Span
@@ -55,33 +55,60 @@ class Input:
         return [Part(self.file, span, f"{name}.parquet") for span, name in zip(spans, names, strict=True)]
 
 
-def find_inputs(locations: Sequence[str]) -> list[Found]:
+def request_of(request: Request, file: Found) -> Request:
+    """Return what is asked of one file of many: of what its format has a use for.
+
+    Raises:
+        ValueError: If columns are to be kept of lines of text.
+    """
+    suffix = suffix_of(file.name)
+    if request.keep and suffix == ".txt":
+        raise ValueError(
+            f"keep: expected inputs with columns; got {file.location}, lines of text, which have none. Embed such "
+            "files into another folder, or keep no columns."
+        )
+    return Request(
+        file.location,
+        None if suffix == ".txt" else request.column,
+        request.delimiter if suffix in (".csv", ".tsv") else None,
+        request.keep,
+    )
+
+
+def find_inputs(locations: Sequence[str], output: str) -> list[Found]:
     """Return the files with texts that these names stand for, in order.
 
     Args:
         locations: Files, folders and patterns, as `find_files` takes them. Of a folder or pattern only files that can
-            hold texts are taken.
+            hold texts are taken, and none that lies in the output.
+        output: The folder of the output.
 
     Raises:
-        ValueError: If there is no file with texts, or two would have one name in the output.
+        ValueError: If there is no file with texts.
         OSError: If one is not there.
     """
     found: dict[str, Found] = {}
     for location in locations:
         files = find_files(location)
         several = len(files) > 1 or files[0].location != location
-        texts = [file for file in files if not several or suffix_of(file.name) in READERS]
+        outside = [file for file in files if not several or not is_inside(file.location, output)]
+        texts = [file for file in outside if not several or suffix_of(file.name) in READERS]
         if not texts:
             raise ValueError(f"{location}: expected files ending in {', '.join(READERS)}; got {len(files):,} others.")
         found |= {file.location: file for file in texts}
-    stems: dict[str, Found] = {}
-    for file in found.values():
-        if (other := stems.setdefault(_stem(file), file)) is not file:
-            raise ValueError(
-                f"{file.location}: expected names of inputs that differ; {other.location} would be written to "
-                f"{_stem(file)}.parquet too. Name the folder that both are in, or rename one."
-            )
     return list(found.values())
+
+
+def check_outputs(inputs: Iterable[Input], rows_per_file: int) -> None:
+    """Raise `ValueError` if two files would be written to one."""
+    outputs: dict[str, Input] = {}
+    for input_ in inputs:
+        for part in input_.parts(rows_per_file):
+            if (other := outputs.setdefault(part.output, input_)) is not input_:
+                raise ValueError(
+                    f"{input_.file.location}: expected names of inputs that differ; {other.file.location} is written "
+                    f"to {part.output} too. Name the folder that both are in, or rename one."
+                )
 
 
 def measure_inputs(
@@ -110,9 +137,10 @@ def measure_inputs(
     before = schema
 
     def look(file: Found) -> tuple[Input, pyarrow.Schema | None]:
-        if (file.name in known or not rows_per_file) and not (request.keep and before is None):
+        is_known = file.name in known and not (request.keep and before is None)
+        if is_known or not (rows_per_file or request.keep):
             return known.get(file.name, Input(file)), None
-        extent, schema = measure(replace(request, source=file.location), rows_per_file or 1)
+        extent, schema = measure(request_of(request, file), rows_per_file or 1)
         return Input(file, extent), schema
 
     inputs: list[Input] = []

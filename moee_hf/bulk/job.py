@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..files.embeddings import check_columns
 from ..files.locations import Found
 from ..files.rows import Request
 from .folder import Folder, Manifest
-from .inputs import Part, measure_inputs
+from .inputs import Part, check_outputs, measure_inputs
 from .work import Result
 
 if TYPE_CHECKING:
@@ -35,12 +35,16 @@ class Plan:
         done: The names of the files that are there.
         schema: The columns that are kept.
         errors: Of the files that cannot be read, by location, why.
+        is_new: Whether the folder was not there before.
+        unnamed: The names of the files that are there, of inputs that are not among these.
     """
 
     parts: list[Part]
     done: set[str]
     schema: pyarrow.Schema | None
-    errors: Mapping[str, Exception] = field(default_factory=dict)
+    errors: Mapping[str, Exception]
+    is_new: bool
+    unnamed: list[str]
 
     def todo(self, num_shards: int = 1, shard: int = 0) -> list[Part]:
         """Return the parts that are not done, of every so many the one of this number."""
@@ -72,15 +76,15 @@ def plan(
         OSError: If the folder cannot be read or written.
     """
     manifest = Manifest(folder, recipe, versions)
-    known = manifest.known(files)
-    present = folder.files()
-    outputs = sorted(name for name in present if name.endswith(".parquet"))
-    before = folder.schema(outputs) if request.keep else None
-    inputs, schema, errors = measure_inputs(files, known, request, rows_per_file, before)
+    inputs, schema, errors = measure_inputs(files, manifest.known(files), request, rows_per_file, manifest.schema)
     check_columns("a.parquet", schema, with_text)
-    manifest.add(inputs)
+    check_outputs((manifest.inputs() | {input_.file.name: input_ for input_ in inputs}).values(), rows_per_file)
+    is_new = manifest.add(inputs, schema)
     parts = [part for input_ in inputs for part in input_.parts(rows_per_file)]
-    return Plan(parts, present, schema, errors)
+    present, mine = folder.files(), {file.name for file in files}
+    others = [input_ for name, input_ in manifest.inputs().items() if name not in mine]
+    unnamed = [part.output for input_ in others for part in input_.parts(rows_per_file) if part.output in present]
+    return Plan(parts, present, schema, errors, is_new, unnamed)
 
 
 def run(parts: list[Part], runner: Runner, progress: Callable[[int], None]) -> Iterator[Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -60,7 +61,8 @@ class Processes:
         while waiting or busy:
             while waiting and idle:
                 number, part = idle.pop(), waiting.popleft()
-                self._workers[number].connection.send(part)
+                with contextlib.suppress(OSError):  # it has ended, which is found when it should answer
+                    self._workers[number].connection.send(part)
                 busy[self._workers[number].connection] = (number, part)
             ready: list[Any] = wait(list(busy))
             for connection in ready:

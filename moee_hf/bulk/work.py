@@ -10,7 +10,7 @@ from ..files.rows import Request
 from ..files.texts import TextFile
 from .file import write_embeddings
 from .folder import Folder
-from .inputs import Part
+from .inputs import Part, request_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -69,11 +69,9 @@ class Work:
             part: The part.
             progress: Is told how many more texts were embedded.
         """
-        request = self.request
         try:
-            file = TextFile(
-                part.file.location, request.column, request.delimiter, request.keep, self.keep_empty, part.span
-            )
+            wanted = request_of(self.request, part.file)
+            file = TextFile(wanted.source, wanted.column, wanted.delimiter, wanted.keep, self.keep_empty, part.span)
             file.kept = self.schema
             metadata = self.metadata | {"source": part.file.name}
             with self.folder.writing(part.output) as output:

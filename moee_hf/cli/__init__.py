@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
 from .calibrate import add_calibrate_command
@@ -38,17 +39,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ended_by_signals():
             arguments.run(arguments)
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("moee: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # who did has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if (text := sentence(error, arguments)) is None:
             raise
         print(f"moee: {text}", file=sys.stderr)
         return 1
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that is closed at the other end; what was not written yet is still there."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that takes no beginning of a flag for the flag."""
+
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments, allow_abbrev=False)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"moee_hf {__version__}")
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(metavar="COMMAND")
+    kind: type[argparse.ArgumentParser] = _Parser
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=kind)
     add_similarity_command(commands)
     add_embed_command(commands)
     add_calibrate_command(commands)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bulk.description import describe
 from ..bulk.folder import CARD, Folder
-from ..bulk.inputs import Part, find_inputs
+from ..bulk.inputs import Part, find_inputs, request_of
 from ..bulk.job import Plan, plan, run
 from ..bulk.recipe import model_recipe, versions
 from ..bulk.work import Here, Result, Work
@@ -31,19 +31,26 @@ def embed_folder(arguments: argparse.Namespace) -> None:
     """Run the command."""
     arguments = completed(arguments)
     import_pyarrow()
-    folder, files = Folder(arguments.output), find_inputs(arguments.input)
+    folder, files = Folder(arguments.output), find_inputs(arguments.input, arguments.output)
     keep = arguments.keep
     request = Request("", arguments.column, arguments.delimiter, keep)
-    for file in files:  # flags that its format has no use for
-        TextFile(file.location, arguments.column, arguments.delimiter, keep)
+    requests = [request_of(request, file) for file in files]
+    for name in ("column", "delimiter"):
+        if getattr(request, name) is not None and not any(getattr(asked, name) for asked in requests):
+            raise ValueError(f"{name}: expected an input that has a use for it; got {getattr(request, name)!r}.")
+    for asked in requests:
+        TextFile(asked.source, asked.column, asked.delimiter, keep)
     for leftover in folder.remove_leftovers():
         print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
     source, commit, config = load_config(arguments)
     described = (arguments.prompt, arguments.normalize, arguments.precision, arguments.quantize)
     recipe = model_recipe(config, source, commit, arguments.prompt)
-    recipe |= {name: getattr(arguments, name) for name in _RECIPE_FLAGS} | {"keep": list(keep)}
+    recipe |= {name: getattr(arguments, name) for name in _RECIPE_FLAGS} | {
+        "column": request.text_column,
+        "keep": list(keep),
+    }
     planned = plan(folder, files, request, arguments.rows_per_file, recipe, versions(), not arguments.no_text)
-    if CARD not in planned.done:
+    if planned.is_new or CARD not in planned.done:
         folder.write(CARD, _card(arguments.output, arguments, planned, recipe))
     work = Work(
         load=functools.partial(_load, arguments, commit),
@@ -70,7 +77,7 @@ def embed_folder(arguments: argparse.Namespace) -> None:
 # what decides the embeddings and files of a folder, beside the model
 _RECIPE_FLAGS = (
     *("dtype", "quantize", "normalize", "precision", "rows_per_file"),
-    *("column", "delimiter", "keep_empty", "no_text"),
+    *("keep_empty", "no_text"),
 )
 
 
@@ -146,15 +153,18 @@ def _report(arguments: argparse.Namespace, planned: Plan, results: Sequence[Resu
         print(problem, file=sys.stderr)
     if skipped := sum(result.skipped for result in results):
         print(f"{skipped:,} empty texts were skipped", file=sys.stderr)
+    if planned.unnamed:
+        more = f", and {len(planned.unnamed) - 1:,} more" if len(planned.unnamed) > 1 else ""
+        print(f"{arguments.output}: has {planned.unnamed[0]}{more} of inputs that are not named now", file=sys.stderr)
     made = sum(result.error is None for result in results)
     there = sum(part.output in planned.done for part in planned.parts) + made
     print(
         f"{sum(result.texts for result in results):,} embeddings in {made:,} files; {there:,} of "
-        f"{len(planned.parts):,} files are there: {arguments.output}",
+        f"{len(planned.parts) + len(planned.errors):,} files are there: {arguments.output}",
         file=sys.stderr,
     )
     if failed:
         raise ValueError(
             f"{arguments.output}: expected embeddings of every file; {len(failed):,} failed, for the reasons above. "
-            "The same command tries them again."
+            "Mend them, or leave them out; the same command tries them again."
         )

@@ -47,7 +47,7 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="embed on a Ray cluster (default: that of RAY_ADDRESS, or one on this machine)",
+        help="embed on a Ray cluster (default: that of RAY_ADDRESS, or local: one of its own on this machine)",
     )
     group.add_argument(
         "--actors", type=positive_int("actors"), metavar="N", help="models on it at once (default: one for each GPU)"
@@ -65,8 +65,9 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
 
 def is_folder(output: str) -> bool:
     """Return whether an output is a folder."""
-    named = output.endswith(("/", os.sep)) or is_remote(output)
-    return named or (os.path.isdir(output) and PurePath(output).suffix.lower() not in FORMATS)
+    is_named = output.endswith(("/", os.sep))
+    may_be = is_remote(output) or os.path.isdir(output)
+    return is_named or (may_be and PurePath(output).suffix.lower() not in FORMATS)
 
 
 def refuse_folder_flags(arguments: argparse.Namespace) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import socket
 import sys
 from types import FrameType
+from typing import Any
 
 from ..serving.limits import Limits
 from .choices import add_choice_flags
@@ -91,7 +93,9 @@ def _serve(arguments: argparse.Namespace) -> None:
         import starlette  # noqa: F401
         import uvicorn
     except ModuleNotFoundError as error:
-        raise ImportError("moee serve: expected starlette and uvicorn. pip install 'moee_hf[serve]'") from error
+        raise ImportError(
+            "serve: expected starlette and uvicorn; they are not installed. pip install 'moee_hf[serve]'"
+        ) from error
     limits = Limits(arguments.max_texts, arguments.max_waiting, arguments.max_bytes)
     key = _key(arguments.api_key)
     with _listening(arguments.host, arguments.port):  # a port that is taken is told before minutes of loading
@@ -107,10 +111,15 @@ def _serve(arguments: argparse.Namespace) -> None:
             self.should_exit = True
 
     name = arguments.served_model_name or _name(arguments.model)
-    app = create_app(model, name, arguments.prompt, limits, key, arguments.normalize)
+    served = create_app(model, name, arguments.prompt, limits, key, arguments.normalize)
     # the first text takes longer, and a model that gives no finite numbers is told now
     model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
-    # the end of the process is that of the application; uvicorn would print a traceback where that comes at once
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        # requests that an end at once cancels have their answer; uvicorn would print a traceback for each
+        with contextlib.suppress(asyncio.CancelledError):
+            await served(scope, receive, send)
+
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -147,7 +156,9 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
         ValueError: If the address is taken, or there is none such.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # IPv4 first: a client that knows 127.0.0.1 alone is more common than one that knows ::1 alone
+        family, kind, protocol, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
         listener = socket.socket(family, kind, protocol)
         try:
             if os.name != "nt":  # where it would let two servers share a port

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -34,4 +35,5 @@ def ended_by_signals() -> Iterator[None]:
 
 def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # a second one does not end the cleaning up
+    print(f"moee: ended by {signal.Signals(number).name}", file=sys.stderr)
     raise SystemExit(128 + number)

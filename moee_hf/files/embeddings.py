@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 
 from .formats import FORMATS, SAFETENSORS_TYPES, WITH_COLUMNS, Format
+from .locations import is_remote
 from .parquet import import_pyarrow
 from .partial import Partial, named_errors
 
@@ -36,6 +37,10 @@ def check_output(output: str, source: str | None = None) -> None:
         raise ValueError("output: expected the name of a file; got an empty one.")
     if output == STDOUT:
         return
+    if is_remote(output):
+        raise ValueError(
+            f"{output}: expected a folder at an address, with / at its end, or a file of this machine; got a file."
+        )
     path, suffix = Path(output), format_of(output)
     if path.exists() and source is not None and os.path.exists(source) and path.samefile(source):
         raise ValueError(f"{output}: expected another file than the one with the texts; got the same. Name another.")

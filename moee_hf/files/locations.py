@@ -17,6 +17,16 @@ class Found(NamedTuple):
     size: int
 
 
+def is_inside(location: str, folder: str) -> bool:
+    """Return whether a file lies in a folder, or deeper."""
+    if is_remote(location) != is_remote(folder):
+        return False
+    if is_remote(location):  # one place may have several addresses
+        (system, path), (other, inside) = file_system(folder), file_system(location)
+        return system == other and inside.startswith(f"{path.rstrip('/')}/")
+    return os.path.realpath(location).startswith(os.path.join(os.path.realpath(folder), ""))
+
+
 def is_remote(location: str) -> bool:
     """Return whether a file is named by an address, such as `s3://bucket/file.jsonl`."""
     return "://" in location
@@ -32,8 +42,8 @@ def open_bytes(location: str) -> BinaryIO:
     """
     if not is_remote(location):
         return open(location, "rb")
+    system, path = file_system(location)
     with remote_errors(location):
-        system, path = file_system(location)
         return cast(BinaryIO, system.open(path, "rb"))
 
 
@@ -59,11 +69,12 @@ def find_files(location: str) -> list[Found]:
         ImportError: As `open_bytes`.
     """
     sizes, base = _remote_sizes(location) if is_remote(location) else _sizes(location)
-    if not sizes:
-        raise FileNotFoundError(f"{location}: expected a file, or a folder or pattern with some; there is none.")
     found = [Found(path, _name(path, base), size) for path, size in sizes.items()]
     # one that is named itself is meant
-    return sorted(file for file in found if location.endswith(file.name) or not f"/{file.name}".count("/."))
+    seen = sorted(file for file in found if location.endswith(file.name) or not f"/{file.name}".count("/."))
+    if not seen:
+        raise FileNotFoundError(f"{location}: expected a file, or a folder or pattern with some; there is none.")
+    return seen
 
 
 def _sizes(location: str) -> tuple[dict[str, int], str]:
@@ -81,7 +92,8 @@ def _sizes(location: str) -> tuple[dict[str, int], str]:
 def _remote_sizes(location: str) -> tuple[dict[str, int], str]:
     system, path = file_system(location)
     with remote_errors(location):
-        if glob.has_magic(path) and not location.startswith("http"):  # where a question mark asks for something else
+        # of http, a question mark asks for something else
+        if glob.has_magic(path) and not location.startswith("http") and not system.exists(path):
             entries, base = system.glob(path, detail=True), _before_pattern(path)
         elif system.isdir(path):
             entries, base = system.find(path, detail=True), path
@@ -106,18 +118,25 @@ def _name(path: str, base: str) -> str:
 
 @contextlib.contextmanager
 def remote_errors(location: str) -> Iterator[None]:
-    """Say in one sentence why an address cannot be used; errors are those of `open_bytes`."""
+    """Say in one sentence why an address cannot be used; errors are those of `open_bytes`, or of this machine."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{location}: expected a file or folder; there is none. Check the address.") from error
-    except ImportError as error:
-        raise ImportError(f"{location}: expected the package for such addresses; it is not here ({error}).") from error
-    except ValueError as error:
-        raise ValueError(
+    except Exception as error:
+        if not is_remote(location):
+            raise
+        raise _in_one_sentence(location, error) from error
+
+
+def _in_one_sentence(location: str, error: Exception) -> Exception:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{location}: expected a file or folder; there is none. Check the address.")
+    if isinstance(error, ImportError):
+        return ImportError(f"{location}: expected the package for such addresses; it is not here ({reason}).")
+    if isinstance(error, ValueError):
+        return ValueError(
             f"{location}: expected an address that fsspec knows, such as hf://datasets/user/name or "
-            f"s3://bucket/folder; got another ({error})."
-        ) from error
-    except Exception as error:  # every system has errors of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(f"{location}: expected an address that can be used; got: {reason}.") from error
+            f"s3://bucket/folder; got another ({reason})."
+        )
+    # every system has errors of its own
+    return OSError(f"{location}: expected an address that can be used; got: {reason}.")

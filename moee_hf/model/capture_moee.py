@@ -57,6 +57,11 @@ class Capture:
         self._sums: dict[str, Any] = {}  # over the attention blocks so far, [B, D]
         self._blocks_read = dict.fromkeys(wanted.sources, 0)
 
+    @property
+    def only_last_tokens(self) -> bool:
+        """Whether nothing is read of any token but the last one of each text, nor need be computed."""
+        return self.lean and self.wanted.pooling == "lasttoken"
+
     def __enter__(self) -> Capture:
         self._token = _active.set(self)
         return self

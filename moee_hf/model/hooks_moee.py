@@ -170,7 +170,7 @@ class LayerHook:
 def keep_last_token(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Pre-hook on a last-layer module: keep only each text's last token, `[B, T, D] -> [B, 1, D]`."""
     capture = active_capture()
-    if capture is None or not capture.lean or capture.wanted.pooling != "lasttoken":
+    if capture is None or not capture.only_last_tokens:
         return None
     if capture.layout.num_texts == 1:
         return None  # a text alone is what `forward` makes of it, to the last bit

@@ -163,8 +163,13 @@ def _shapes(model: MoEEModel, wanted: Wanted) -> dict[str, tuple[int, ...]]:
 
 
 def run_texts(
-    model: MoEEModel, ids: Sequence[list[int]], wanted: Wanted, batches: Batches
-) -> Iterator[tuple[list[int], Capture]]:
+    model: MoEEModel,
+    ids: Sequence[list[int]],
+    wanted: Wanted,
+    batches: Batches,
+    kind: type[Capture] = Capture,
+    longest_head: int | None = None,
+) -> Iterator[tuple[list[int], Any]]:
     """Run tokenised texts batch by batch, the longest first, and compute no more than what is wanted.
 
     Args:
@@ -172,13 +177,15 @@ def run_texts(
         ids: The tokens of each text, as `token_ids` gives them.
         wanted: What is read of each text.
         batches: How large the batches may be.
+        kind: What reads it, see `run_batch`.
+        longest_head: The most tokens that are computed once for all texts. None: all with which they begin.
 
     Yields:
         The indices of the texts of a batch, and what was read of them.
     """
     model.eval()
     device = input_device(model)
-    head = common_prefix(ids)
+    head = common_prefix(ids)[:longest_head]
     can_cache = can_cache_prefix(model.model)
     prefix = run_prefix(model, head, wanted) if head and can_cache else None
     packed = prefix is None and can_pack(model.model)
@@ -192,11 +199,11 @@ def run_texts(
 
     def run(indices: list[int]) -> Capture:
         if packed:
-            return run_batch(model, pack([ids[index] for index in indices]), wanted, lean=True, cache=empty)
+            return run_batch(model, pack([ids[index] for index in indices]), wanted, lean=True, cache=empty, kind=kind)
         longest = num_shared + lengths[indices[0]]
         start = num_shared if longest <= MAX_TIMES_LONGER * num_shared else 0
         batch = pad([ids[index][start:] for index in indices], longest - start)
-        return run_batch(model, batch, wanted, lean=True, prefix=prefix if start else None, cache=empty)
+        return run_batch(model, batch, wanted, True, prefix if start else None, empty, kind)
 
     # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
     yield from batches.run(run, [length + num_shared // 8 for length in lengths], packed)
@@ -218,6 +225,7 @@ def run_batch(
     lean: bool = False,
     prefix: Prefix | None = None,
     cache: DynamicCache | None = None,
+    kind: type[Capture] = Capture,
 ) -> Capture:
     """Run a batch of tokens in one forward pass.
 
@@ -230,6 +238,7 @@ def run_batch(
         lean: Whether to compute no more than that takes.
         prefix: Tokens that come before those of every text, which are not packed then.
         cache: For keys and values, if there is no prefix. None: the backbone gets none.
+        kind: What reads it: a `Capture`, or one that keeps more.
 
     Returns:
         HS and RW of each text, pooled.
@@ -246,7 +255,7 @@ def run_batch(
     options: dict[str, Any] = {"use_cache": cache is not None, "return_dict": True}
     if cache is not None:
         options[cache_argument(text_model)] = cache
-    with _outside_inference_mode(model.model), (capture := Capture(wanted, layout, lean, prefix)):
+    with _outside_inference_mode(model.model), (capture := kind(wanted, layout, lean, prefix)):
         output = text_model(**inputs, **layout.arguments(model.is_causal), **options)
         if "state" in wanted.sources and wanted.layer is None:
             capture.set_hidden(output.last_hidden_state)
@@ -275,7 +284,12 @@ def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
 
 
 def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[list[int]]:
-    """Return the tokens of texts inside a prompt.
+    """Return the tokens of texts inside a prompt; arguments and errors are those of `tokens_and_parts`."""
+    return tokens_and_parts(model, texts, template)[0]
+
+
+def tokens_and_parts(model: MoEEModel, texts: Sequence[str], template: str) -> tuple[list[list[int]], list[str]]:
+    """Return the tokens of texts inside a prompt, and of each text what they are of: its beginning, if it was cut.
 
     Where the last token is pooled, special tokens that the tokenizer puts behind the prompt are left out; for a mean
     they stay.
@@ -292,7 +306,7 @@ def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[lis
     # the paper's last token is that of the template, whatever the tokenizer puts behind it; and where no token sees
     # those that follow, leaving them out changes no other
     without_end = model.is_causal and model.config.pooling == "lasttoken"
-    ids, num_cut = tokenize(model.tokenizer, texts, template, model.max_length, without_end)
+    ids, parts = tokenize(model.tokenizer, texts, template, model.max_length, without_end)
     vocabulary = len(model.get_input_embeddings().weight)
     if unknown := [index for index, row in enumerate(ids) if max(row) >= vocabulary]:
         raise TextError(
@@ -300,11 +314,11 @@ def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[lis
             f"expected token ids below {vocabulary}, the rows of the model's embedding; got {max(ids[unknown[0]])}. "
             "Use the tokenizer that the backbone was trained with.",
         )
-    if num_cut:
+    if num_cut := sum(len(part) < len(text) for part, text in zip(parts, texts, strict=True)):
         logger.warning(
             f"{num_cut} of {len(texts)} texts were cut at their end to fit max_length={model.max_length} tokens."
         )
-    return ids
+    return ids, parts
 
 
 def pad(ids: Sequence[list[int]], length: int = 0) -> dict[str, torch.Tensor]:

@@ -183,7 +183,7 @@ def tokenize(
     template: str,
     max_length: int,
     without_end: bool = False,
-) -> tuple[list[list[int]], int]:
+) -> tuple[list[list[int]], list[str]]:
     """Tokenize each text inside the template; a text that is too long is truncated at its end, the template never.
 
     The text is put in as it is, quotes, braces and all. An uncut text gets the tokenizer's ids of the filled template;
@@ -197,7 +197,7 @@ def tokenize(
         without_end: Whether to leave out the special tokens that the tokenizer puts behind the filled template.
 
     Returns:
-        The token ids of each text, and how many texts were cut.
+        The token ids of each text, and what of it they are of: a beginning of a text that was cut.
 
     Raises:
         TextError: If the tokenizer finds no token in a text.
@@ -213,7 +213,6 @@ def tokenize(
 
     parts = [text[: CHARACTERS_PER_TOKEN * max_length] for text in texts]
     ids = token_ids(parts)
-    num_cut = 0
     for index, text in enumerate(texts):
         while len(parts[index]) < len(text) and len(ids[index]) <= max_length + SPARE_TOKENS:
             parts[index] = text[: 2 * len(parts[index])]
@@ -226,15 +225,15 @@ def tokenize(
                 f"max_length: expected room for the prompt and some text; got {max_length}, and the prompt "
                 f"{template!r} alone takes {len(token_ids([''])[0])} tokens. Raise max_length or shorten the prompt."
             )
-        ids[index] = token_ids([text[:kept]])[0]
-        num_cut += 1
+        parts[index] = text[:kept]
+        ids[index] = token_ids([parts[index]])[0]
     if without := [index for index, text_ids in enumerate(ids) if not text_ids]:
         raise TextError(
             without[0],
             f"expected a text with tokens; the tokenizer finds none in {_shown(texts[without[0]])}, and the prompt "
             f"{template!r} has none either. Leave the text out, or use a prompt with words.",
         )
-    return ids, num_cut
+    return ids, parts
 
 
 def _num_tokens_behind(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,7 @@ def create_app(
         route("GET", "/metrics", service.metrics),
         Route("/health", service.health),
     ]
-    return Starlette(routes=routes, lifespan=service.lifespan, exception_handlers={HTTPException: _http_error})
+    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
 
 class Service:
@@ -79,12 +79,8 @@ class Service:
         self.served, self.gate = served, Gate(served.limits, api_key)
         self.worker = Worker(served.model, self.gate.metrics)
         self.created = int(time.time())
-
-    @contextlib.asynccontextmanager
-    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """While the application runs."""
-        yield
-        self.worker.close()
+        # one body at a time: JSON is many times larger once it is read
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="moee-reader")
 
     async def embeddings(self, request: Request, body: Body, visit: Visit) -> Response:
         """OpenAI's form."""
@@ -136,8 +132,10 @@ class Service:
         """Read a body into what is wanted; nothing is read while there is room for no text."""
         if self.gate.admission.texts >= self.served.limits.max_waiting:
             raise self.overloaded()
-        content = await body.read(self.served.limits.max_bytes, visit, self.overloaded)
-        return await asyncio.to_thread(read, content, self.served)
+        content = await body.read(self.served.limits.max_bytes, visit)
+        if content is None:
+            raise self.overloaded("fewer bytes of requests; the memory for them is taken")
+        return await asyncio.get_running_loop().run_in_executor(self._reader, read, content, self.served)
 
     async def _embed(self, wanted: Embeddings, body: Body, visit: Visit) -> tuple[np.ndarray, int]:
         """Wait for the vectors, as long as the client does."""
@@ -155,10 +153,10 @@ class Service:
             gone.cancel()
         return first_dimensions(vectors, wanted.dimensions, wanted.options.normalize), num_tokens
 
-    def overloaded(self) -> RequestError:
+    def overloaded(self, problem: str = "fewer texts waiting; all places are taken") -> RequestError:
         """The refusal of what there is no room for."""
         seconds = self.worker.retry_after()
-        message = f"server: expected fewer texts waiting; all places are taken. Try again in {seconds} s."
+        message = f"server: expected {problem}. Try again in {seconds} s."
         return RequestError(429, message, code="overloaded", retry_after=seconds)
 
 

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 # how much of a body that is too large is read, and forgotten, so that its sender comes to read the answer
 DISCARDED = 4
+# how long a client may take to send a body, and to read a piece of the answer
+CLIENT_SECONDS = 60
+# of an answer, in bytes
+PIECE = 2**18
 
 
 class ClientLeftError(Exception):
@@ -59,24 +63,39 @@ class Body:
     def __init__(self, receive: Receive):
         self._receive = receive
         self._more = True
+        self._end = asyncio.get_running_loop().time() + CLIENT_SECONDS
 
-    async def read(self, most: int, visit: Visit, overloaded: Callable[[], RequestError]) -> bytes:
-        """Return the whole body, of no more than so many bytes."""
+    async def read(self, most: int, visit: Visit) -> bytes | None:
+        """Return the whole body, of no more than so many bytes. None: there is no room for it.
+
+        Raises:
+            RequestError: If it is larger, or takes too long to come.
+            ClientLeftError: If it does not come.
+        """
         content = bytearray()
-        while self._more:
-            part = await self._next()
-            if len(content) + len(part) > most:
-                message = f"body: expected at most {most} bytes; got more. Send several requests."
-                raise RequestError(413, message, code="body_too_large")
-            if not visit.add_bytes(len(part)):
-                raise overloaded()
-            content += part
+        try:
+            async with asyncio.timeout_at(self._end):
+                while self._more:
+                    part = await self._next()
+                    if len(content) + len(part) > most:
+                        message = f"body: expected at most {most} bytes; got more. Send several requests."
+                        raise RequestError(413, message, code="body_too_large")
+                    if not visit.add_bytes(len(part)):
+                        return None
+                    content += part
+        except TimeoutError:
+            message = (
+                f"body: expected all of it within {CLIENT_SECONDS} s; got {len(content)} bytes. Send less at once."
+            )
+            raise RequestError(408, message, code="body_too_slow") from None
         return bytes(content)
 
     async def discard(self, most: int) -> None:
         """Read the rest and forget it, so that a client that is still sending comes to read why it was refused."""
-        while self._more and most > 0:
-            most -= len(await self._next())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._end):
+                while self._more and most > 0:
+                    most -= len(await self._next())
 
     async def wait_for_end(self) -> None:
         """Return when the client has closed the connection; the body has been read."""
@@ -112,12 +131,20 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         started, visit, body = time.perf_counter(), Visit(self.gate.admission), Body(receive)
-        status = 499  # the client left
+        status, response = 500, None
         try:
-            with contextlib.suppress(ClientLeftError):
-                response = await self._answer(Request(scope), body, visit)
-                await response(scope, receive, send)
-                status = response.status_code
+            response = await self._answer(Request(scope), body, visit)
+            await _send(response, send)
+            status = response.status_code
+        except asyncio.CancelledError:  # told to end at once, or it takes too long to end
+            status = 503
+            if response is None:
+                ending = "server: expected to have the time for an answer; it was ended before. Ask another."
+                with contextlib.suppress(OSError):
+                    await _send(self._refused(RequestError(503, ending, code="ended")), send)
+            raise
+        except (ClientLeftError, OSError):  # while the answer is sent; TimeoutError is one too
+            status = 499
         finally:
             visit.leave()
             self.gate.metrics.add_request(self.route, status, time.perf_counter() - started)
@@ -128,19 +155,33 @@ class Endpoint:
             return await self.answer(request, body, visit)
         except ClientLeftError:
             raise
-        except asyncio.CancelledError:  # told to end at once, or it takes too long to end
-            ending = "server: expected to have the time for an answer; it was ended before. Ask another."
-            return self._refused(RequestError(503, ending, code="ended"))
-        except RequestError as error:
-            refused = error
+        except RequestError as error:  # which keeps the body in memory, and is not kept itself
+            response = self._refused(error)
         except Exception:
             logger.exception("%s failed", self.route)
-            refused = RequestError(500, "server: expected to embed the texts; it failed, and goes on.", code="failed")
+            problem = "server: expected to embed the texts; it failed, and goes on."
+            response = self._refused(RequestError(500, problem, code="failed"))
+        visit.leave()
         await body.discard(DISCARDED * self.gate.admission.limits.max_bytes)
-        return self._refused(refused)
+        return response
 
     def _refused(self, error: RequestError) -> Response:
         headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
         return JSONResponse(self.error(error), error.status, headers)
+
+
+async def _send(response: Response, send: Send) -> None:
+    """Send an answer in pieces, each of which waits until the client has read nearly all before it.
+
+    Raises:
+        TimeoutError: If it does not read.
+    """
+    content = bytes(response.body)
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    # the last one is empty: it waits for those before it
+    for start in range(0, len(content) + PIECE, PIECE):
+        piece = content[start : start + PIECE]
+        async with asyncio.timeout(CLIENT_SECONDS):
+            await send({"type": "http.response.body", "body": piece, "more_body": bool(piece)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # bodies that are in memory at a time, in the largest that one request may have
-BODIES = 8
+BODIES = 32
 
 
 class RequestError(Exception):
@@ -51,7 +51,7 @@ class Limits:
 
     max_texts: int = 2048  # as OpenAI has it
     max_waiting: int = 8192
-    max_bytes: int = 16 * 2**20
+    max_bytes: int = 4 * 2**20  # JSON of many small lists is slow to read, and nothing else goes on meanwhile
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -71,7 +71,8 @@ class Metrics:
         return "\n".join(self._lines(admitted, queued)) + "\n"
 
     def _lines(self, admitted: int, queued: int) -> Iterator[str]:
-        yield from _head("moee_requests_total", "counter", "Requests by route and status; 499: the client left.")
+        meaning = "Requests by route and status; 499: the client left, or did not read the answer."
+        yield from _head("moee_requests_total", "counter", meaning)
         for (route, status), count in sorted(self.requests.items()):
             yield f'moee_requests_total{{route="{route}",code="{status}"}} {count}'
         yield from _head("moee_request_seconds", "histogram", "Time from a request to its answer, of those with 200.")

@@ -156,9 +156,10 @@ def _fields(body: bytes, known: Sequence[str]) -> dict[str, Any]:
 
 def _known(fields: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
     """Return the fields that have a value; a client says null for what it leaves out."""
-    if unknown := next((name for name in fields if name not in known), None):
+    unknown = next((name for name in fields if name not in known), None)
+    if unknown is not None:
         problem = f"unknown field; expected among {', '.join(known)}.{nearest_name(unknown[:100], known)}"
-        raise refusal(_shown(unknown), problem, code="unknown_field")
+        raise refusal(unknown[:100], problem, code="unknown_field")
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -1,8 +1,9 @@
 """The queue, and the one thread that owns the model: texts that wait with the same options are one `encode`.
 
 There is no timer: a batch is what came while the model was busy with the one before. A batch is about half a second of
-work, as measured on those before it, and requests take turns within it, so that a small request waits for about one
-batch, not for all of a large one before it.
+work at most, as measured on those before it, or `SMALLEST_BATCH` tokens where that is more: a pass takes its time
+however little it reads, so that small batches would seem slow, and stay small. Requests take turns within a batch, so
+that a small request waits for about one batch, not for all of a large one before it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 SECONDS = 0.5
 # what one request may take of a batch in its turn
 SHARE = 1 / 8
-# tokens of a batch: before it is known how fast the model is, and at most
-FIRST_BATCH, LARGEST_BATCH = 256, 2**18
+# the most tokens of a batch: on a slow machine, and on a fast one
+SMALLEST_BATCH, LARGEST_BATCH = 2048, 2**18
 # how much the last batch counts in what is known of the speed
 RECENT = 0.3
 # texts that are tokenised at a time, so that those of a large request do not hold up others
@@ -83,7 +84,8 @@ class Worker:
     def __init__(self, model: MoEEModel, metrics: Metrics):
         self.model, self.metrics = model, metrics
         self.queue: list[Job] = []
-        self.tokens_per_second = FIRST_BATCH / SECONDS
+        self.waiting_tokens = 0  # that are in no batch yet
+        self.tokens_per_second = SMALLEST_BATCH / SECONDS
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moee-model")
         self._running: asyncio.Task[None] | None = None
 
@@ -104,28 +106,26 @@ class Worker:
         """
         tokens = await self._count_tokens(texts, names, options)
         job = Job(texts, names, tokens, options, asyncio.get_running_loop().create_future())
+        num_tokens = sum(tokens)
         self.queue.append(job)
+        self.waiting_tokens += num_tokens
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         try:
-            return await job.result, sum(tokens)
+            return await job.result, num_tokens
         finally:
+            self.waiting_tokens -= sum(tokens[job.taken :])
             if job in self.queue:
                 self.queue.remove(job)
 
     def retry_after(self) -> int:
         """Return after how many seconds there should be room again."""
-        waiting = sum(sum(job.tokens[job.taken :]) for job in self.queue)
-        return min(60, max(1, math.ceil(waiting / self.tokens_per_second)))
+        return min(60, max(1, math.ceil(self.waiting_tokens / self.tokens_per_second)))
 
     @property
     def queued(self) -> int:
         """The number of texts that are in no batch yet."""
         return sum(len(job.texts) - job.taken for job in self.queue)
-
-    def close(self) -> None:
-        """Let the thread end after what it does now."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _count_tokens(self, texts: Sequence[str], names: Sequence[str], options: Options) -> list[int]:
         """Return how many tokens are read for each text; refuse what has none here, where it is no others' batch."""
@@ -154,7 +154,7 @@ class Worker:
     def _take(self) -> list[Part]:
         """Take a batch out of the queue: texts with the options of the request that has waited longest."""
         options = self.queue[0].options
-        left = size = min(LARGEST_BATCH, self.tokens_per_second * SECONDS)
+        left = size = min(LARGEST_BATCH, max(SMALLEST_BATCH, self.tokens_per_second * SECONDS))
         starts: dict[Job, int] = {}
         turns = deque(job for job in self.queue if job.options == options)
         while turns and left > 0:
@@ -164,6 +164,7 @@ class Worker:
             while job.taken < len(job.texts) and share > 0:  # one at least, however long
                 share -= job.tokens[job.taken]
                 left -= job.tokens[job.taken]
+                self.waiting_tokens -= job.tokens[job.taken]
                 job.taken += 1
             if job.taken < len(job.texts):
                 turns.append(job)
@@ -178,18 +179,18 @@ class Worker:
             try:
                 encode = partial(self._encode, texts, batch[0].job.options)
                 vectors = await asyncio.get_running_loop().run_in_executor(self._thread, encode)
-            except TextError as error:  # a text that the model has no finite vector for; the others go on
-                self._refuse(batch, error)
+                seconds = time.perf_counter() - started
+                _hand_out(batch, vectors)
             except Exception as error:
-                logger.exception("a batch of %d texts failed", len(texts))
-                for part in batch:
-                    self._fail(part.job, error)
+                # a text that the model has no finite vector for is the end of its request alone
+                if not (isinstance(error, TextError) and self._refuse(batch, error)):
+                    logger.exception("a batch of %d texts failed", len(texts))
+                    for part in batch:
+                        self._fail(part.job, error)
             else:
                 tokens = sum(sum(part.job.tokens[part.start : part.end]) for part in batch)
-                speed = tokens / max(time.perf_counter() - started, 1e-6)
-                self.tokens_per_second += RECENT * (speed - self.tokens_per_second)
+                self.tokens_per_second += RECENT * (tokens / max(seconds, 1e-6) - self.tokens_per_second)
                 self.metrics.add_batch(len(texts), tokens)
-                _hand_out(batch, vectors)
                 return
 
     def _encode(self, texts: list[str], options: Options) -> np.ndarray:
@@ -203,14 +204,15 @@ class Worker:
         )
         return np.asarray(vectors)
 
-    def _refuse(self, batch: list[Part], error: TextError) -> None:
-        """Refuse the request whose text cannot be embedded."""
+    def _refuse(self, batch: list[Part], error: TextError) -> bool:
+        """Refuse the request whose text cannot be embedded. False: there is none."""
         index = error.index
         for part in batch:
-            if index < part.end - part.start:
+            if 0 <= index < part.end - part.start:
                 self._fail(part.job, refusal(part.job.names[part.start + index], error.problem))
-                return
+                return True
             index -= part.end - part.start
+        return False
 
     def _fail(self, job: Job, error: Exception) -> None:
         if not job.result.done():

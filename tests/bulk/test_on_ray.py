@@ -1,5 +1,6 @@
 """Actors on Ray, without Ray: what a cluster has room for. With it: test_processes.py."""
 
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from moee_hf.bulk.on_ray import OnRay
 def cluster(monkeypatch):
     """Makes a cluster with some processors and GPUs; the list has what was asked of it."""
     calls = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def make(cpus, gpus):
         context = SimpleNamespace(enable_progress_bars=True)
@@ -39,10 +41,10 @@ def cluster(monkeypatch):
 )
 def test_as_many_actors_as_there_is_room_for(cluster, cpus, gpus, wanted, actors, device):
     calls = cluster(cpus, gpus)
-    with OnRay(None, "ray://there", *wanted) as runner:
+    with OnRay(None, "auto", *wanted) as runner:
         assert (runner._actors, runner._room, runner._device) == (actors, actors, device)
-        assert calls == ["ray://there"]
-    assert calls == ["ray://there", "shutdown"]
+        assert calls == ["auto"]
+    assert calls == ["auto", "shutdown"]
 
 
 @pytest.mark.parametrize(
@@ -52,23 +54,23 @@ def test_more_actors_than_there_is_room_for(cluster, cpus, gpus, wanted):
     calls = cluster(cpus, gpus)
     with pytest.raises(ValueError, match=f"actors: expected .* at most, as the cluster has {cpus} processors"):
         OnRay(None, None, *wanted).__enter__()
-    assert calls == [None, "shutdown"]
+    assert calls == ["local", "shutdown"]
 
 
-def test_a_cluster_that_does_not_answer(cluster, monkeypatch):
-    cluster(1, 0)
-
-    def fail(address, **options):
-        raise ConnectionError("Failed to connect to Ray cluster at nowhere:1")
-
-    monkeypatch.setattr(on_ray.import_ray(), "init", fail)
-    with pytest.raises(
-        ConnectionError, match=r"ray: expected a cluster .*nowhere:1. Check the address, and the token"
-    ):
-        OnRay(None, "nowhere:1", None, 1, None).__enter__()
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_does_not_answer(cluster, scheme):
+    calls = cluster(1, 0)
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(
+            ConnectionError, match=r"ray: expected a cluster .* refused. Check the address, and the token"
+        ):
+            OnRay(None, address, None, 1, None).__enter__()
+    assert calls == []
 
 
 def test_a_cluster_of_others_may_grow(cluster):
     cluster(8, 0)
-    with OnRay(None, "there:6379", 3, 1, "cuda") as runner:
+    with OnRay(None, "auto", 3, 1, "cuda") as runner:
         assert (runner._actors, runner._room, runner._device) == (3, 1, "cuda")

@@ -35,7 +35,7 @@ def work(tmp_path):
 def parts(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(MANY))
     (tmp_path / "broken.jsonl").write_text("no json\n")
-    files = find_inputs([str(tmp_path / "a.txt"), str(tmp_path / "broken.jsonl")])
+    files = find_inputs([str(tmp_path / "a.txt"), str(tmp_path / "broken.jsonl")], f"{tmp_path}/out")
     inputs = [Input(file, measure(Request(file.location), 20)[0]) for file in files]
     return [part for input_ in inputs for part in input_.parts(20)]
 
@@ -46,13 +46,20 @@ def texts_and_vectors(folder):
     return texts, np.concatenate([np.stack(table.column("embedding").to_numpy()) for table in tables])
 
 
+def kill(processes, number):
+    process = processes._workers[number]._process
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
 def test_processes_make_every_file_though_some_are_killed(work, parts, loaded, tmp_path):
     done = []
     with Processes(work, ["cpu", "cpu"]) as processes:
         results = {}
+        kill(processes, 0)  # while it waits for work
         for result in run(parts, processes, done.append):
-            if not results:  # which has two files left to do, at least
-                os.kill(processes._workers[0]._process.pid, signal.SIGKILL)
+            if not results:  # while one works, and one may
+                kill(processes, 1)
             results[result.output] = result
         ended = [worker._process for worker in processes._workers]
     assert not any(process.is_alive() for process in ended)

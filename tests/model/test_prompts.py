@@ -52,10 +52,10 @@ def tokenizer(request, loaded):
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_an_uncut_text_gets_the_ids_of_the_filled_template(tokenizer, template):
-    ids, cut = tokenize(tokenizer, HARD, template, max_length=10_000)
+    ids, parts = tokenize(tokenizer, HARD, template, max_length=10_000)
     head, tail = template.split("{text}")
     assert ids == [tokenizer(head + text + tail)["input_ids"] for text in HARD]
-    assert cut == 0
+    assert parts == HARD
 
 
 @pytest.mark.parametrize("max_length", [20, 33, 64])
@@ -65,11 +65,14 @@ def test_a_cut_text_keeps_the_template_whole(tokenizer, template, max_length):
     head, tail = template.split("{text}")
     if max(map(len, tokenizer([head + text[0] + tail for text in HARD])["input_ids"])) > max_length:
         pytest.skip("this tokenizer needs more for the template and one character")
-    ids, cut = tokenize(tokenizer, HARD, template, max_length)
+    ids, parts = tokenize(tokenizer, HARD, template, max_length)
     full = tokenizer([head + text + tail for text in HARD])["input_ids"]
-    assert cut == sum(len(row) > max_length for row in full) > 0
-    for text, row, uncut in zip(HARD, ids, full, strict=True):
+    assert max(map(len, full)) > max_length
+    assert ids == tokenizer([head + part + tail for part in parts])["input_ids"]
+    for text, part, row, uncut in zip(HARD, parts, ids, full, strict=True):
         assert len(row) <= max_length
+        assert text.startswith(part)
+        assert (part == text) == (len(uncut) <= max_length)
         if len(uncut) > max_length:
             beginnings = tokenizer([head + text[:end] + tail for end in range(1, len(text))])["input_ids"]
             assert row in beginnings

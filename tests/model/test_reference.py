@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support.common import TEXTS
+from support.common import CHECKPOINT, TEXTS
+
+from moee_hf import MoEEModel
 
 COMBINATIONS = ["hs", "rw", "concat", "sum"]
 POOLINGS = ["lasttoken", "mean", "weightedmean"]
@@ -16,11 +18,13 @@ POOLINGS = ["lasttoken", "mean", "weightedmean"]
 @pytest.fixture(scope="module")
 def traces(loaded):
     """The hidden states and router logits of each text in the PromptEOL template, from the backbone alone."""
+    # one of its own: transformers leaves hooks on what was asked for more than its output
+    backbone = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32).model
     result = []
     for text in TEXTS:
         ids = loaded.tokenizer(f'This sentence : "{text}" means in one word:"', return_tensors="pt")["input_ids"]
         with torch.no_grad():
-            output = loaded.model(input_ids=ids, output_hidden_states=True, output_router_logits=True, use_cache=False)
+            output = backbone(input_ids=ids, output_hidden_states=True, output_router_logits=True, use_cache=False)
         hidden = [states[0].double().numpy() for states in output.hidden_states]
         result.append((hidden, [logits.double().numpy() for logits in output.router_logits]))
     return result

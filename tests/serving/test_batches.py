@@ -1,72 +1,30 @@
 """What waits is embedded together, in turns; what goes wrong with one request is nothing to the others."""
 
+import asyncio
 import json
-import re
+import math
 import socket
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from support.common import TEXTS, assert_same
-from support.serving import ask
+from support.serving import ask, metrics, wait_for
 
 from moee_hf.model.prompts_moee import TextError
 from moee_hf.serving import limits, worker
 from moee_hf.serving.limits import Admission, Limits, Visit
+from moee_hf.serving.metrics import Metrics
+from moee_hf.serving.requests import Options
 
 ROUTE = "/v1/embeddings"
-
-
-class Held:
-    """`encode` of a model that waits at the first call until it may go on, and tells what it was called with."""
-
-    def __init__(self, encode):
-        self.encode, self.calls = encode, []
-        self.is_held, self.go = threading.Event(), threading.Event()
-        self.fail = lambda texts: None
-
-    def __call__(self, texts, **options):
-        self.calls.append((list(texts), options))
-        self.is_held.set()
-        assert self.go.wait(60)
-        self.fail(texts)
-        return self.encode(texts, **options)
-
-
-@pytest.fixture
-def held(model, monkeypatch):
-    """The model's `encode`, held; when the test ends, it goes on."""
-    held = Held(model.encode)
-    monkeypatch.setattr(model, "encode", held)
-    yield held
-    held.go.set()
 
 
 @pytest.fixture
 def clients():
     with ThreadPoolExecutor(16) as pool:
         yield pool
-
-
-def metrics(url):
-    """The numbers of /metrics by name and labels."""
-    status, headers, content = ask(f"{url}/metrics")
-    assert status == 200
-    assert headers["content-type"].startswith("text/plain; version=0.0.4")
-    lines = [line for line in content.decode().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r'[a-z_]+(\{([a-z]+="[^"]*",?)+\})? [\d.e+-]+', line) for line in lines), lines
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-
-def wait_for(url, **expected):
-    """Wait until metrics have these values."""
-    end = time.monotonic() + 60
-    while any(metrics(url).get(name) != value for name, value in expected.items()):
-        assert time.monotonic() < end, metrics(url)
-        time.sleep(0.01)
 
 
 def vectors_of(answer):
@@ -138,18 +96,30 @@ def test_a_text_without_a_finite_vector_fails_its_own_request_alone(serving, hel
         assert_same(vectors_of(answer), held.encode(texts))
 
 
-def test_a_batch_that_fails_is_the_end_of_it_alone(serving, held, clients):
-    def fail(texts):
-        raise RuntimeError("CUDA out of memory")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory"),
+        TextError(7, "CUDA: of no text of the batch"),
+        TextError(-1, "CUDA: the same"),
+    ],
+)
+@pytest.mark.parametrize("where", ["in encode", "after it"])
+def test_a_batch_that_fails_is_the_end_of_it_alone(serving, held, monkeypatch, where, error):
+    def fail(*arguments):
+        raise error
 
-    held.fail = fail
     held.go.set()
     url = serving()
-    status, _, content = ask(url + ROUTE, {"input": "x"})
+    with monkeypatch.context() as patched:
+        if where == "in encode":
+            patched.setattr(held, "fail", fail)
+        else:
+            patched.setattr(worker, "_hand_out", fail)
+        status, _, content = ask(url + ROUTE, {"input": "x"})
     assert status == 500
     assert "goes on" in json.loads(content)["error"]["message"]
     assert "CUDA" not in content.decode()
-    held.fail = lambda texts: None
     assert ask(url + ROUTE, {"input": "x"})[0] == 200
 
 
@@ -201,6 +171,37 @@ def test_too_much_is_refused_until_there_is_room(serving, held, clients):
     wait_for(url, moee_admitted_texts=0)
     assert ask(url + ROUTE, {"input": ["e", "f"]})[0] == 200
     assert metrics(url)[f'moee_requests_total{{route="{ROUTE}",code="429"}}'] == 4
+
+
+def test_retry_after_is_how_long_the_waiting_tokens_take(model, held, monkeypatch):
+    monkeypatch.setattr(worker, "SMALLEST_BATCH", 256)
+    text, options = "many words " * 300, Options(("{text}",), "hs", 1.0, False)
+    tokens = int(model.tokenize([text], "none")["attention_mask"].sum())
+    speed = worker.SMALLEST_BATCH / worker.SECONDS  # until a batch is done
+
+    def fail(texts):
+        if text in texts:
+            raise RuntimeError
+
+    async def run():
+        queue = worker.Worker(model, Metrics())
+        embed = [asyncio.create_task(queue.embed(["first"], ["input"], options))]
+        await asyncio.to_thread(held.is_held.wait, 60)
+        embed += [asyncio.create_task(queue.embed([text] * 3, ["input"] * 3, options)) for _ in range(2)]
+        while queue.queued < 6:
+            await asyncio.sleep(0.01)
+        assert queue.retry_after() == math.ceil(6 * tokens / speed) > 1
+        embed[1].cancel()
+        await asyncio.wait(embed[1:2])
+        assert queue.retry_after() == math.ceil(3 * tokens / speed) > 1
+        held.fail = fail  # with one of three texts in a batch
+        held.go.set()
+        await asyncio.wait(embed)
+        assert isinstance(embed[2].exception(), RuntimeError)
+        assert held.calls[1][0] == [text]
+        assert queue.waiting_tokens == 0
+
+    asyncio.run(run())
 
 
 def test_bodies_that_are_in_memory_are_counted():

@@ -16,7 +16,7 @@ import pytest
 from support.common import CHECKPOINT, TEXTS, assert_same
 from support.serving import ask
 
-from moee_hf.cli import main
+from moee_hf.cli import main, serve
 
 
 def free_port():
@@ -94,6 +94,16 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(capsys):
         port = listener.getsockname()[1]
         assert main(["serve", "nosuch/folder/at/all", "--port", str(port)]) == 1
     assert f"--port: expected an address that is free; got 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_a_name_with_several_addresses_is_its_first_of_ipv4(monkeypatch):
+    def addresses(host, port, type):
+        first = (socket.AF_INET6, type, 0, "", ("::1", port, 0, 0))
+        return [first, *((socket.AF_INET, type, 0, "", (address, port)) for address in ("127.0.0.1", "127.0.0.2"))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", addresses)
+    with serve._listening("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`moee embed INPUT... --output FOLDER/`: many files, in parts, gone on with by what is there."""
+"""`moee embed INPUT... --output FOLDER/`: every text of many files once, whatever ended a run."""
 
 import json
 import re
@@ -11,51 +11,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.common import CHECKPOINT, MANY, TEXTS
+from support.common import CHECKPOINT, MANY
+from support.folders import LINES, embed, outputs, states
 from support.killed import left_by_a_killed_process
 
 from moee_hf import MoEEModel
-from moee_hf.bulk import embed_file, work
+from moee_hf.bulk import embed_file
 from moee_hf.bulk.folder import Folder
-from moee_hf.cli import main, progress
-
-MODEL = ["--model", str(CHECKPOINT), "--dtype", "float32"]
-LINES = [text for text in TEXTS if "\n" not in text]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The working directory, with some files of texts in a folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in/sub").mkdir(parents=True)
-    write_lines("in/a.jsonl", MANY, 0)
-    write_lines("in/sub/b.jsonl", LINES, 100)
-    (tmp_path / "in/notes.pdf").write_text("no texts")
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch, model):
-    """The model that is loaded, whatever is asked for."""
-    monkeypatch.setattr(MoEEModel, "from_pretrained", lambda *args, **kwargs: model)
-    return model
-
-
-def write_lines(path, texts, first):
-    lines = (json.dumps({"id": first + number, "text": text}) for number, text in enumerate(texts))
-    Path(path).write_text("\n".join(lines) + "\n")
-
-
-def embed(*arguments, output="out/", code=0):
-    assert main(["embed", *map(str, arguments), "--output", str(output), *MODEL]) == code
-
-
-def outputs(folder="out"):
-    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
-
-
-def states(folder="out"):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path(folder).rglob("*.parquet")}
+from moee_hf.cli import progress
 
 
 def test_every_file_in_parts(small, capsys):
@@ -95,49 +58,68 @@ def test_what_is_there_stays(small, capsys, monkeypatch):
     assert (states(), Path("out/manifest.json").stat().st_mtime_ns) == (after, manifest)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--prompt", "none"], r"prompt \['This sentence"),
-        (["--combination", "rw"], "choices {"),
-        (["--normalize"], "normalize False"),
-        (["--rows-per-file", "7"], "rows_per_file 50000"),
-        (["--no-text"], "no_text False"),
-        (["--keep", "id"], r"keep \[\]"),
-        (["--column", "body"], "column None"),
-        (["--keep-empty"], "keep_empty False"),
-        (["--dtype", "bfloat16"], "dtype 'float32'"),
-    ],
-)
-def test_a_folder_of_another_recipe_is_refused(capsys, arguments, message):
+def test_an_output_inside_the_input_is_no_input(folder, capsys):
+    for source, output in ((".", "v/"), ("in", "in/v/")):
+        for _ in range(2):
+            embed(source, output=output)
+    assert [name for name in outputs("in/v") if name.endswith(".parquet")] == ["a.parquet", "sub/b.parquet"]
+    assert "in/v/v" not in {path.as_posix() for path in Path("in").rglob("*")}
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/inside/a.txt", b"one\n")
+    for _ in range(2):
+        embed("memory://inside", output="memory://inside/v/")
+    assert [name for name in memory.find("/inside/v") if name.endswith(".parquet")] == ["/inside/v/a.parquet"]
+
+
+def test_kept_columns_stay_the_same_though_they_have_names_of_ours():
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"body": ["x"], "text": ["y"], "id": [1]}), f"in/{name}.parquet")
+    arguments = ["in/*.parquet", "--column", "body", "--keep", "text,id", "--no-text"]
+    embed(*arguments)
+    Path("out/b.parquet").unlink()
+    embed(*arguments)
+    assert [pq.read_schema(path).names for path in sorted(states())] == [["text", "id", "embedding"]] * 2
+
+
+def test_columns_are_known_though_the_first_file_is_empty():
+    Path("in/e.jsonl").write_text("")
+    embed("in/e.jsonl", "--keep", "id")
+    embed("in/a.jsonl", "--keep", "id")
+    assert pq.read_table("out/a.parquet").column("id").to_pylist() == list(range(len(MANY)))
+
+
+def test_formats_take_what_they_have_a_use_for(capsys):
+    """A delimiter that one file wants is none of the others' business, and may come later."""
+    Path("in/c.csv").write_text("id;body\n1;one\n")
+    Path("in/d.txt").write_text("two\n")
+    for path in ("in/a.jsonl", "in/sub/b.jsonl"):
+        Path(path).write_text(Path(path).read_text().replace('"text"', '"body"'))
+    embed("in", "--column", "body", code=1)
+    assert "in/c.csv: expected fields separated by ','; got 'id;body'" in capsys.readouterr().err
+    embed("in", "--column", "body", "--delimiter", ";")
+    assert pq.read_table("out/c.parquet").column("text").to_pylist() == ["one"]
+    Path("in/c.csv").unlink()
+    embed("in", "--column", "body")
+    printed = capsys.readouterr().err
+    assert "out/: has c.parquet of inputs that are not named now" in printed
+    assert "3 of 3 files are there" in printed
+
+
+def test_odd_names(small):
+    memory = fsspec.filesystem("memory")
+    for name in ("a[1].txt", "b*c.txt", "d e.txt"):
+        memory.pipe(f"/odd/{name}", b"one\n")
+        (Path("in") / name).write_text("one\n")
+    Path("in/a.jsonl").unlink()
+    Path("in/sub/b.jsonl").unlink()
+    embed("memory://odd", output="memory://odd-vectors/")
     embed("in")
-    before, manifest = states(), Path("out/manifest.json").read_text()
-    capsys.readouterr()
-    assert main(["embed", "in", "--output", "out/", *MODEL, *arguments]) == 1
-    assert re.search(
-        f"manifest.json: expected the recipe that the folder was made by, with {message}", capsys.readouterr().err
-    )
-    assert (states(), Path("out/manifest.json").read_text()) == (before, manifest)
-
-
-def test_another_model_is_refused(saved, capsys, monkeypatch):
-    embed("in")
-    assert main(["embed", "in", "--output", "out/", "--model", str(saved), "--dtype", "float32"]) == 1
-    assert "expected the recipe that the folder was made by, with model" in capsys.readouterr().err
-
-
-def test_changed_and_new_files(small, capsys):
-    embed("in", "--keep", "id")
-    write_lines("in/c.jsonl", ["A new text."], 5)
-    embed("in", "--keep", "id")
-    assert pq.read_table("out/c.parquet").column("text").to_pylist() == ["A new text."]
-    Path("in/d.jsonl").write_text('{"text": "a", "id": "no number"}\n')
-    embed("in", "--keep", "id", code=1)
-    assert "in/d.jsonl: expected the types of the files before it" in capsys.readouterr().err
-    Path("in/d.jsonl").unlink()
-    write_lines("in/c.jsonl", ["Another text."], 5)
-    embed("in", "--keep", "id", code=1)
-    assert re.search(r"in/c.jsonl: expected [\d,]+ bytes, as when the folder out was begun", capsys.readouterr().err)
+    names = ["a[1].parquet", "b*c.parquet", "d e.parquet"]
+    assert [name for name in outputs() if name.endswith(".parquet")] == names
+    found = sorted(name.removeprefix("/odd-vectors/") for name in memory.find("/odd-vectors"))
+    assert found == sorted([*names, "README.md", "manifest.json"])
+    embed("memory://odd/a[1].txt", output="memory://odd-one/")
+    assert memory.exists("/odd-one/a[1].parquet")
 
 
 def test_columns_of_all_files_have_one_type():
@@ -149,35 +131,6 @@ def test_columns_of_all_files_have_one_type():
     assert len({table.schema.remove_metadata() for table in tables}) == 1
     assert [table.column("id").to_pylist() for table in tables] == [[1.0], [2.0], [1.0], [2.5]]
     assert [table.column("more").to_pylist() for table in tables] == [[None], ["x"], ["z"], ["y"]]
-
-
-def test_files_that_fail_are_named_and_the_others_are_made(capsys):
-    Path("in/broken.jsonl").write_text('{"text": "a"}\n' * 40 + "no json\n")
-    Path("in/damaged.parquet").write_text("no parquet")
-    embed("in", "--rows-per-file", "30", code=1)
-    printed = capsys.readouterr().err
-    assert "broken-00001.parquet: in/broken.jsonl, line 41: expected a JSON object" in printed
-    assert "in/damaged.parquet: expected a Parquet file" in printed
-    assert printed.splitlines()[-1].startswith("moee: out/: expected embeddings of every file; 2 failed")
-    assert {"a-00000.parquet", "broken-00000.parquet", "sub/b.parquet"} < set(outputs())
-    assert "broken-00001.parquet" not in outputs()
-
-
-def test_what_may_pass_is_tried_again(capsys, monkeypatch):
-    calls, real = [], work.write_embeddings
-
-    def failing(model, file, output, *args, **options):
-        calls.append(output)
-        if len(calls) == 1:
-            raise ConnectionError("the network is away")
-        return real(model, file, output, *args, **options)
-
-    monkeypatch.setattr(work, "write_embeddings", failing)
-    embed("in")
-    assert calls == ["out/a.parquet", "out/sub/b.parquet", "out/a.parquet"]
-    monkeypatch.setattr(work, "write_embeddings", lambda *args, **options: (_ for _ in ()).throw(OSError("no disk")))
-    embed("in", output="other/", code=1)
-    assert "a.parquet: no disk" in capsys.readouterr().err
 
 
 def test_shards_are_disjoint_and_whole(capsys):
@@ -229,45 +182,6 @@ def test_inputs_and_outputs_at_addresses(small, capsys):
     assert "0 embeddings in 0 files; 3 of 3 files are there" in capsys.readouterr().err
     embed("memory://corpus/x/b.txt", output="one.jsonl")
     assert [json.loads(line)["text"] for line in Path("one.jsonl").read_text().splitlines()] == ["one", "two"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "output", "message"),
-    [
-        (["in"], "x.npy", "--output: expected a folder, with / at its end, for embeddings of several files"),
-        (["in/a.jsonl", "in/sub/b.jsonl"], "x.npy", "--output: expected a folder"),
-        (["in/a.jsonl", "--ray"], "x.npy", "--ray: expected an output that is a folder"),
-        (["in/a.jsonl", "--push-to-hub", "a/b"], "x.npy", "--push-to-hub: expected an output that is a folder"),
-        (["in/a.jsonl", "--num-shards", "2"], "x/", "--num-shards: expected --shard beside it"),
-        (["in/a.jsonl", "--num-shards", "2", "--shard", "2"], "x/", "--shard: expected a number below 2; got 2"),
-        (["in/a.jsonl", "--actors", "2"], "x/", "--actors: expected --ray beside it"),
-        (["in/a.jsonl", "--ray", "--devices", "cpu,cpu"], "x/", "--devices: expected none beside --ray"),
-        (["in/notes.pdf"], "x/", "in/notes.pdf: expected a file ending in .txt"),
-        (["in/*.pdf"], "x/", r"in/\*.pdf: expected files ending in .txt"),
-        (["nowhere"], "x/", "nowhere: expected a file, or a folder or pattern with some; there is none"),
-        (["in/a.jsonl", "in/sub/a.csv"], "x/", "in/sub/a.csv: expected names of inputs that differ; in/a.jsonl would"),
-        (["in/a.jsonl"], "hf://datasets/a/b", "--output: expected a folder that files are written to one by one"),
-        (["in/a.jsonl"], "in/", "in: expected a new folder, or one that `moee embed` wrote"),
-        (["in/a.jsonl"], "in/a.jsonl/", "in/a.jsonl/: expected a folder to write to; there is a file"),
-        (
-            ["in/a.jsonl", "--push-to-hub", "a/b"],
-            "memory://v",
-            "--push-to-hub: expected an output that is a folder of",
-        ),
-        (["in/a.jsonl", "--keep", "title"], "x/", "in/a.jsonl: expected a field 'title' to keep"),
-        (["in/a.jsonl", "--keep", "*"], "x/", "--keep: expected other columns than 'embedding'"),
-    ],
-)
-def test_what_cannot_be_done_is_said_before_the_work(folder, capsys, monkeypatch, arguments, output, message):
-    (folder / "in/sub/a.csv").write_text("text\na\n")
-    if "*" in arguments[-1]:
-        (folder / "in/a.jsonl").write_text('{"text": "a", "embedding": 1}\n')
-    monkeypatch.setattr(MoEEModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("the model was loaded"))
-    before = set(folder.rglob("*.jsonl"))
-    embed(*arguments, output=output, code=1)
-    assert re.search(f"^(moee: )?{message}", capsys.readouterr().err, re.MULTILINE)
-    assert not list(folder.rglob("*.parquet"))
-    assert before == set(folder.rglob("*.jsonl"))
 
 
 def test_a_part_of_a_file_that_a_killed_run_left_is_removed(capsys):

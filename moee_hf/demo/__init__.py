@@ -1,0 +1,1 @@
+"""The demonstration: texts compared, a corpus searched, routing shown, in a browser."""

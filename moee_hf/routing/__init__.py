@@ -1,0 +1,1 @@
+"""Routing that a person can look at: why texts are alike, and what the experts read."""

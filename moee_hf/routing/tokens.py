@@ -1,0 +1,90 @@
+"""The routing weights of every token of a text, not of the last one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..model.capture_moee import Capture
+from ..model.inference_moee import tokens_and_parts
+from ..model.layout_moee import Packed
+from ..model.prompts_moee import TEXT
+
+if TYPE_CHECKING:
+    from ..model.modeling_moee import MoEEModel
+
+
+class TokenCapture(Capture):
+    """What one forward pass gives, and besides it the routing weights of every token that it reads."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.of_tokens: dict[int, torch.Tensor] = {}  # of each router, softmax, [tokens and padding, E]
+
+    @property
+    def only_last_tokens(self) -> bool:
+        return False
+
+    def set_routing(self, router: int, values: torch.Tensor, activate: Callable[[torch.Tensor, str], Any]) -> None:
+        self.of_tokens[router] = activate(values, "softmax").flatten(0, -2)
+        super().set_routing(router, values, activate)
+
+    def token_weights(self) -> torch.Tensor:
+        """Return the routing weights of all tokens, of shape `(num_rows, len(routers), num_experts)`."""
+        return torch.stack([self.of_tokens[router] for router in self.wanted.routers], dim=1)
+
+    def first_rows(self) -> list[int]:
+        """Return the row of `token_weights` where each text's first token is, or would be, if it was not shared."""
+        layout = self.layout
+        if isinstance(layout, Packed):
+            return [0, *(layout.last[:-1] + 1).tolist()]
+        length = layout.attention_mask.shape[1]
+        shared = 0 if self.prefix is None else self.prefix.num_tokens
+        return [length * text - shared for text in range(layout.num_texts)]
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A text inside a prompt, as tokens.
+
+    Args:
+        ids: All tokens, those of the prompt too.
+        spans: Of each token that has characters of the text, where in `ids` it is, and which characters of the text.
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int, int]]
+
+
+def tokens_of_texts(model: MoEEModel, texts: Sequence[str], template: str) -> list[TextTokens]:
+    """Return the tokens of texts inside a prompt, and which characters each of them stands for.
+
+    Raises:
+        TextError: If a text has no tokens, or unknown ones.
+        ValueError: If the prompt leaves no room for text, or the tokenizer cannot say where its tokens stand.
+    """
+    ids, parts = tokens_and_parts(model, texts, template)
+    if not model.tokenizer.is_fast:
+        raise ValueError(
+            "tokenizer: expected one that says where its tokens stand in a text; got "
+            f"{type(model.tokenizer).__name__}, which does not. Load the fast tokenizer of the model."
+        )
+    head, tail = template.split(TEXT)
+    filled = [head + part + tail for part in parts]
+    offsets = model.tokenizer(filled, verbose=False, return_offsets_mapping=True)["offset_mapping"] if filled else []
+    return [
+        TextTokens(row, _spans(places[: len(row)], len(head), len(part)))
+        for row, places, part in zip(ids, offsets, parts, strict=True)
+    ]
+
+
+def _spans(offsets: Sequence[tuple[int, int]], start: int, length: int) -> list[tuple[int, int, int]]:
+    """Return the tokens that have characters from `start` on, `length` of them, counted from there."""
+    spans = []
+    for position, (first, last) in enumerate(offsets):
+        if (begin := max(first - start, 0)) < (end := min(last - start, length)):
+            spans.append((position, begin, end))
+    return spans

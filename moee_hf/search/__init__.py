@@ -1,0 +1,1 @@
+"""Search in a corpus: its embeddings, kept, and the nearest of them."""
