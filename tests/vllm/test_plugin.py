@@ -41,20 +41,21 @@ def mixed_texts(number: int) -> list[str]:
     ]
 
 
-MIXED = [*SPECIAL, *mixed_texts(200)]
+MIXED = [*SPECIAL, *mixed_texts(260)]
 
 
 @torch.no_grad()
 def clear_texts(model: MoEEModel, texts: list[str]) -> list[str]:
-    """Those whose routers all choose by more than rounding; of others, `encode` itself may take other experts.
+    """Those whose routers choose by more than rounding; of others, `encode` may take other experts in another batch.
 
-    In 30 layers of 32 experts there are some. On them, batches of 1 and 32 texts differ as well, by up to a hundredth.
+    Those are one in a hundred of the tiny models, and more of the 30 layers of 32 experts of the embedded one: there,
+    vectors of batches of 1 and of 32 texts differ by up to 1.5e-2. Choices of groups are not looked at.
     """
     config, clear = model.model.config, []
     for text in texts:
         logits = model.model(model.tokenize(text)["input_ids"], output_router_logits=True).router_logits
         best = torch.cat(logits).log_softmax(dim=-1).topk(config.num_experts_per_tok + 1).values
-        if (best[:, -2] - best[:, -1]).min() > 2e-6:  # rounding is a quarter of it
+        if (best[:, -2] - best[:, -1]).min() > 2e-6:  # other experts were taken up to 6e-7
             clear.append(text)
     return clear
 
@@ -91,14 +92,14 @@ def differences(llm, model: MoEEModel, texts: list[str]) -> dict[str, float]:
 @pytest.mark.parametrize("name", ["embedded", *ARCHITECTURES])
 def test_all_that_makes_vllm_fast_changes_no_vector(name, tmp_path, monkeypatch, record_property):
     """At once: compiled code, texts that are cut in chunks, and beginnings that are taken from a cache."""
-    # on a processor, DeepSeek's own attention takes whole texts only
+    # with DeepSeek's own attention, vLLM on a processor takes whole texts only
     monkeypatch.setenv("VLLM_MLA_DISABLE", "1")
     folder = tmp_path if name == "embedded" else write_checkpoint(tmp_path, name)
     model = MoEEModel.from_pretrained(name if name == "embedded" else folder, dtype=torch.float32)
     if name == "embedded":
         model.config.choose(max_length=512)
         model.save_pretrained(folder)
-    texts = MIXED if name != "embedded" else clear_texts(model, [*SPECIAL, *mixed_texts(260)])
+    texts = clear_texts(model, MIXED)
     assert len(texts) >= 200
     compiled = compilation_counter.num_models_seen
     options = dict(enforce_eager=False, max_num_batched_tokens=64, enable_prefix_caching=True, block_size=32)
@@ -106,6 +107,7 @@ def test_all_that_makes_vllm_fast_changes_no_vector(name, tmp_path, monkeypatch,
         found = differences(llm, model, texts)
         (again,) = llm.embed(max(texts, key=len), use_tqdm=False)
     record_property("differences", found)
+    record_property("texts", len(texts))
     assert max(found.values()) < CLOSE, found
     assert compilation_counter.num_models_seen == compiled + 1
     assert len(again.prompt_token_ids) > 64
@@ -113,10 +115,12 @@ def test_all_that_makes_vllm_fast_changes_no_vector(name, tmp_path, monkeypatch,
 
 
 def test_the_latent_attention_of_deepseek(tmp_path, record_property):
-    """Not compiled, as compiled code has another kernel of rotary positions; in small batches of whole texts."""
+    """Compiled, but of whole texts: on a processor, vLLM leaves chunks and the cache of prefixes out with it."""
     folder = write_checkpoint(tmp_path, "deepseek_v2")
-    with engine(folder, hf_overrides=PLAIN, max_num_seqs=3) as llm:
-        found = differences(llm, MoEEModel.from_pretrained(folder, dtype=torch.float32), MIXED[:40])
+    model = MoEEModel.from_pretrained(folder, dtype=torch.float32)
+    texts = clear_texts(model, MIXED)
+    with engine(folder, max_model_len=512, hf_overrides=PLAIN, enforce_eager=False) as llm:
+        found = differences(llm, model, texts)
     record_property("differences", found)
     assert max(found.values()) < CLOSE, found
 
