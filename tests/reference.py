@@ -197,3 +197,23 @@ def signs(vector):
     """The bits of binary embeddings, eight dimensions a byte, the first one in its highest place; padded with 0."""
     bits = [int(value > 0) for value in vector] + [0] * (-len(vector) % 8)
     return [sum(bit << (7 - place) for place, bit in enumerate(bits[i : i + 8])) for i in range(0, len(bits), 8)]
+
+
+def similarity_parts(first, second, combination, alpha, components=None):
+    """What HS, and each expert of each layer `[L][E]`, give to the cosine of two texts.
+
+    A text is the (HS, RW) that it has in each prompt, standardized and weighted, if they are at all.
+    """
+    vectors = []
+    for text in (first, second):
+        vector = average_over_prompts([embedding(h, r, combination, alpha) for h, r in text])
+        if components is not None:  # what the projection leaves
+            vector = sum(x * component for x, component in zip(projected(vector, components), components, strict=True))
+        vectors.append(unit(vector))
+    products = [x * y for x, y in zip(*vectors, strict=True)]
+    hidden, routing = first[0]
+    size = 0 if combination == "rw" else len(hidden)
+    layers, experts = (0, 0) if combination == "hs" else routing.shape
+    assert len(products) == size + layers * experts
+    starts = [size + layer * experts for layer in range(layers)]
+    return sum(products[:size]), [products[start : start + experts] for start in starts]

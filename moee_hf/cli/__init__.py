@@ -13,13 +13,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
+from ..model.choices_moee import nearest_name
+from .atlas import add_atlas_command
 from .calibrate import add_calibrate_command
+from .demo import add_demo_command
 from .embed import add_embed_command
 from .errors import replace_unknown_characters, sentence
 from .evaluation import add_complementarity_command, add_evaluate_command, add_robustness_command
 from .examples import add_examples_command
+from .explain import add_explain_command
 from .inspect import add_backbones_command, add_info_command, add_similarity_command
+from .overview import overview
 from .publish import add_publish_command
+from .search import add_search_command
 from .serve import add_serve_command
 from .signals import ended_by_signals
 
@@ -63,15 +69,30 @@ def _nobody_reads() -> bool:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that takes no beginning of a flag for the flag."""
+    """One that takes no beginning of a flag for the flag, and says what was meant by a name that is nearly right."""
 
     def __init__(self, **arguments: Any):
         super().__init__(**arguments, allow_abbrev=False)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = [] if action.choices is None else list(action.choices)
+        if choices and value not in choices and (near := nearest_name(str(value), choices)):
+            raise argparse.ArgumentError(action, f"expected one of {', '.join(choices)}; got {value!r}.{near}")
+        super()._check_value(action, value)
+
+
+class _Commands(_Parser):
+    """That of all commands, whose help is an overview."""
+
+    def format_help(self) -> str:
+        commands = next(action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        helps = {command.dest: command.help for command in commands._choices_actions}
+        return "\n".join([self.format_usage(), f"{self.description}\n", *overview(helps), ""])
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; what it parses holds the function to run as `run`, None without a command."""
-    parser = argparse.ArgumentParser(
+    parser = _Commands(
         prog="moee", description="Text embeddings from any pretrained mixture-of-experts LLM, without training."
     )
     parser.add_argument("--version", action="version", version=f"moee_hf {__version__}")
@@ -80,6 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=kind)
     add_similarity_command(commands)
     add_embed_command(commands)
+    add_search_command(commands)
+    add_explain_command(commands)
+    add_atlas_command(commands)
+    add_demo_command(commands)
     add_calibrate_command(commands)
     add_evaluate_command(commands)
     add_robustness_command(commands)

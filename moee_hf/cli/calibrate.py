@@ -7,6 +7,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.folders import check_new_folder
@@ -17,13 +18,14 @@ from .flags import (
     add_input_flags,
     add_model_flags,
     add_prompt_flag,
+    add_theme_flag,
     input_file,
     positive_int,
     report_skipped,
     set_run,
 )
 from .loading import load_model
-from .progress import progress_lines
+from .progress import Progress
 from .routing import agreement_chart, alpha_table, layers_of_routing
 
 if TYPE_CHECKING:
@@ -45,6 +47,12 @@ def add_calibrate_command(commands: Commands) -> None:
     )
     add_input_flags(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a new folder for the model")
+    parser.add_argument(
+        "--figure",
+        metavar="FILE",
+        help="draw how far the routing of each layer agrees with HS: .png, .svg or .pdf",
+    )
+    add_theme_flag(parser)
     parser.add_argument("--reference", action="store_true", help="save it without the weights, which the Hub has")
     parser.add_argument(
         "--dimensions",
@@ -92,7 +100,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
                 sample.append(row.text)
             yield row.text
 
-    with progress_lines():
+    with Progress():
         by_alpha = model.calibrate(
             stream() if file.count is None else Counted(stream(), file.count),
             batch_size=arguments.batch_size,
@@ -106,14 +114,31 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if model.config.combination != "sum":  # the others have no weight
         model.config.alpha = alpha
     (model.save_reference if arguments.reference else model.save_pretrained)(output)
+    if arguments.figure is not None:
+        _draw(arguments, model.config)
     for line in _report(arguments, model.config, by_alpha):
         print(line, file=sys.stderr)
     report_skipped(file)
     print(f"calibrated on {number} texts: {output}", file=sys.stderr)
 
 
+def _draw(arguments: argparse.Namespace, config: MoEEConfig) -> None:
+    """Write the figure of a calibrated model."""
+    from ..figures.agreement import draw_agreement
+    from ..figures.style import drawing, save
+
+    with drawing(arguments.theme or "light") as theme:
+        save(draw_agreement(config.router_agreement or [], config.router_indices, theme), Path(arguments.figure))
+
+
 def _check_flags(arguments: argparse.Namespace) -> None:
-    """Raise `ValueError` if a flag says what is fitted to the texts anyway."""
+    """Raise if a flag says what is fitted to the texts anyway, or the figure cannot be written."""
+    if arguments.figure is not None:
+        from ..figures.style import check_figure
+
+        check_figure(Path(arguments.figure))
+    elif arguments.theme is not None:
+        raise ValueError("theme: expected --figure beside it, which it is of; got none. Leave it out.")
     for field in FITTED:
         if getattr(arguments, field) is not None and not arguments.keep_routing:
             raise ValueError(

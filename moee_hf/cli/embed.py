@@ -18,7 +18,7 @@ from .embed_folder import embed_folder
 from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, report_skipped, set_run
 from .folder_flags import add_folder_flags, is_folder, refuse_folder_flags
 from .loading import load_model
-from .progress import progress_lines
+from .progress import Progress
 
 
 def add_embed_command(commands: Commands) -> None:
@@ -104,7 +104,7 @@ def _embed(arguments: argparse.Namespace) -> None:
         *(model.config, model.origin.source, model.origin.revision),
         *(arguments.prompt, arguments.normalize, arguments.precision, arguments.quantize),
     )
-    with progress_lines():
+    with Progress():
         writer = write_embeddings(model, file, arguments.output, metadata, not arguments.no_text, **options)
     unit = " bytes" if arguments.precision in ("binary", "ubinary") else ""
     report_skipped(file)

@@ -21,7 +21,7 @@ from ..files.rows import Request
 from ..files.texts import TextFile
 from .folder_flags import completed
 from .loading import load_config, load_model
-from .progress import JobProgress
+from .progress import Progress
 
 if TYPE_CHECKING:
     from ..model.modeling_moee import MoEEModel
@@ -106,10 +106,11 @@ def _run(parts: list[Part], runner: Any) -> list[Result]:
     sizes = [part.rows for part in parts]
     total = None if None in sizes else sum(filter(None, sizes))
     results = []
-    with runner as running, JobProgress(len(parts), total) as progress:
-        for result in run(parts, running, progress.texts):
-            progress.file()
+    with runner as running, Progress() as progress:
+        progress.begin(total)
+        for result in run(parts, running, progress.update):
             results.append(result)
+            progress.say(f"{len(results):,} of {len(parts):,} files")
     return results
 
 

@@ -6,10 +6,11 @@ mteb, which they need, takes seconds to import and is an extra: it is imported w
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ from .flags import (
     add_batch_size_flag,
     add_model_flags,
     add_prompt_flag,
+    add_theme_flag,
     nonnegative_alpha,
     positive_int,
     set_run,
 )
 from .loading import load_model
+from .progress import Progress
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -137,6 +140,7 @@ def add_robustness_command(commands: Commands) -> None:
     )
     _add_task_flags(parser)
     _add_score_flags(parser)
+    add_theme_flag(parser)
     add_choice_flags(parser, CHOICES.keys() - {"combination", "alpha", "dimensions"})
     set_run(parser, _robustness)
 
@@ -230,19 +234,22 @@ def _evaluate_paper(arguments: argparse.Namespace) -> None:
 
 def _robustness(arguments: argparse.Namespace) -> None:
     from ..evaluation import get_tasks
-    from ..evaluation.paper.robustness import robustness
+    from ..evaluation.paper.robustness import NINE_PROMPTS, robustness
 
     _quieten_mteb()
     tasks, output = get_tasks(arguments.tasks, arguments.data, arguments.split), Path(arguments.output)
-    found = robustness(
-        load_model(arguments),
-        tasks,
-        output,
-        arguments.combination or COMBINATIONS,
-        control=arguments.control is not None,
-        **_reading_options(arguments),
-    )
-    found.figure(output / "robustness.png")
+    model, control = load_model(arguments), arguments.control is not None
+    with Progress() as progress:
+        found = robustness(
+            model,
+            tasks,
+            output,
+            arguments.combination or COMBINATIONS,
+            control=control,
+            **_reading_options(arguments),
+            begins=_steps(progress, "prompt", len(NINE_PROMPTS) * (1 + control)),
+        )
+    found.figure(output / "robustness.png", arguments.theme or "light")
     _print_and_save({"robustness": found.score_table(), "prompt-correlation": found.rank_table()}, output)
 
 
@@ -255,7 +262,10 @@ def _complementarity(arguments: argparse.Namespace) -> None:
     encoder = MoEEEncoder(load_model(arguments), prompt=arguments.prompt, **_reading_options(arguments))
     output.mkdir(parents=True, exist_ok=True)
     note = "\n".join(f"- {column}: {meaning}." for column, meaning in COLUMNS.items())
-    _print_and_save({"complementarity": complementarity(encoder, tasks, arguments.clusters)}, output, note)
+    with Progress() as progress:
+        begins = _steps(progress, "task", len(tasks))
+        table = complementarity(encoder, tasks, arguments.clusters, begins=begins)
+    _print_and_save({"complementarity": table}, output, note)
 
 
 def _reading_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -277,17 +287,29 @@ def _score(groups: Iterable[Sequence[MoEEEncoder]], tasks: list[AbsTask], output
     """Evaluate, and report each score as soon as it is there."""
     from ..evaluation import evaluate
 
-    scores = []
-    for score in evaluate(groups, tasks, output):
-        made = score.choices | ({"statistics": "calibrated"} if "statistics" in score.choices else {})
-        choices = " ".join(
-            f"{name}={f'{value:g}' if isinstance(value, float) else value}"
-            for name, value in made.items()
-            if name not in _NOT_PRINTED
-        )
-        print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
-        scores.append(score)
+    scores, groups = [], list(groups)
+    with Progress() as progress:
+        for score in evaluate(groups, tasks, output, _steps(progress, "task", len(groups) * len(tasks))):
+            made = score.choices | ({"statistics": "calibrated"} if "statistics" in score.choices else {})
+            choices = " ".join(
+                f"{name}={f'{value:g}' if isinstance(value, float) else value}"
+                for name, value in made.items()
+                if name not in _NOT_PRINTED
+            )
+            print(f"{score.value:6.2f}  {score.task}  {choices}", file=sys.stderr)
+            scores.append(score)
     return scores
+
+
+def _steps(progress: Progress, kind: str, total: int) -> Callable[[str], None]:
+    """Return what says which task or prompt it is, of how many, when it is told that one begins."""
+    numbers = itertools.count(1)
+
+    def begins(name: str) -> None:
+        progress.begin(None)
+        progress.say(f"{kind} {next(numbers)} of {total}, {name}")
+
+    return begins
 
 
 def _print_and_save(tables: dict[str, Table], output: Path, note: str = "") -> None:

@@ -127,6 +127,11 @@ def add_prompt_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_theme_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the theme of a figure."""
+    parser.add_argument("--theme", choices=("light", "dark"), help="of the figure (default: light)")
+
+
 def positive_int(what: str) -> Callable[[str], int]:
     """Return a type of flags: a number of these, 1 or more."""
 

@@ -5,85 +5,75 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Self
 
-SECONDS = 30.0
+# between lines; until there is a bar, as short work needs none
+SECONDS, DELAY = 30.0, 1.0
 
 
-@contextlib.contextmanager
-def progress_lines() -> Iterator[None]:
-    """Let what is embedded inside the context say in lines how far it is, unless a terminal shows a bar."""
-    from transformers.utils import logging
+class Progress:
+    """A context in which work says how far it is; what the library embeds inside it counts itself.
 
-    def lines(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _Lines(kwargs["total"]) if kwargs.get("unit") == "text" else factory(*args, **kwargs)
+        with Progress() as progress:
+            progress.say("task 1 of 3, STSBenchmark")
+            model.encode(texts)
 
-    if sys.stderr.isatty():
-        yield
-        return
-    before = logging.set_tqdm_hook(lines)
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(before)
-
-
-class JobProgress:
-    """A context that says how far a job of many files is: a bar on a terminal, and elsewhere lines.
-
-    Args:
-        files: The number of files to do.
-        texts: The number of their texts, or a little more. None: not known.
+    A bar is gone when the context ends; what came of the work is for the caller to say.
     """
 
-    def __init__(self, files: int, texts: int | None):
-        self._files, self._done = files, 0
-        self._lines = None if sys.stderr.isatty() else _Lines(texts)
-        self._total = texts
-
     def __enter__(self) -> Self:
-        from tqdm import tqdm
+        from transformers.utils import logging
 
-        self._bar = self._lines or tqdm(total=self._total, desc="Embedding", unit="text", unit_scale=True)
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(*error)
-
-    def texts(self, number: int) -> None:
-        """So many more texts are embedded."""
-        self._bar.update(number)
-
-    def file(self) -> None:
-        """One more file is done."""
-        self._done += 1
-        self._bar.set_postfix_str(f"{self._done:,} of {self._files:,} files")
-
-
-class _Lines:
-    """What takes the place of a bar; texts count once for each prompt, as they do there."""
-
-    def __init__(self, total: int | None):
-        self._total, self._done, self._more = total, 0, ""
-        self._start = self._last = time.monotonic()
-
-    def __enter__(self) -> Self:
+        self._before = logging.set_tqdm_hook(self._counted)
+        self._bar = _bar() if sys.stderr.isatty() else None
+        self._task = None if self._bar is None else self._bar.add_task("", total=None, line="")
+        self._first = time.monotonic()
+        self._said = ""
+        self.begin(None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        from transformers.utils import logging
 
-    def set_postfix_str(self, more: str) -> None:
-        self._more = f", {more}"
+        logging.set_tqdm_hook(self._before)
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _counted(self, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What takes the place of a bar of transformers; texts count once for each prompt, as they do there."""
+        if kwargs.get("unit") != "text" or kwargs.get("disable"):
+            return factory(*args, **kwargs)
+        self.begin(kwargs["total"])
+        return contextlib.nullcontext(self)
+
+    def begin(self, total: int | None) -> None:
+        """So many texts come now. None: it is not known how many."""
+        self._total, self._done = total, 0
+        self._start = self._last = time.monotonic()
+        self._show()
 
     def update(self, number: int) -> None:
+        """So many more texts are embedded."""
         self._done += number
         now = time.monotonic()
-        if number and now - self._last >= SECONDS:
+        if self._bar is not None:
+            self._show()
+        elif number and now - self._last >= SECONDS:
             self._last = now
             print(self._line(now - self._start), file=sys.stderr, flush=True)
+
+    def say(self, words: str) -> None:
+        """Say so beside the numbers from now on, such as which task it is."""
+        self._said = words
+        self._show()
+
+    def _show(self) -> None:
+        if self._bar is None or time.monotonic() - self._first < DELAY:
+            return
+        self._bar.start()  # the first time
+        line = self._line(time.monotonic() - self._start) if self._done else self._said
+        self._bar.update(self._task, completed=self._done, total=self._total, line=line)
 
     def _line(self, seconds: float) -> str:
         rate = self._done / seconds if seconds else 0.0
@@ -92,4 +82,13 @@ class _Lines:
             parts[0] = f"{self._done:,} of {self._total:,} texts"
             minutes, left = divmod(round((self._total - self._done) / rate) if rate else 0, 60)
             parts.append(f"{minutes // 60}:{minutes % 60:02}:{left:02} left")
-        return ", ".join(parts) + self._more
+        return ", ".join([*parts, self._said] if self._said else parts)
+
+
+def _bar() -> Any:
+    """A bar on standard error, not shown yet, with a line behind it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (BarColumn(bar_width=24), TextColumn("{task.fields[line]}", markup=False))
+    return Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4)

@@ -22,7 +22,7 @@ def agreement_chart(config: MoEEConfig) -> Iterator[str]:
     longest = max(*agreement, 1e-9)
     for layer, value in enumerate(agreement):
         mark = " RW" if layer in config.router_indices else ""
-        yield f"{layer:>4} {_bar(value / longest):<{_BAR_WIDTH}} {value:6.3f}{mark}"
+        yield f"{layer:>4} {bar(value / longest, _BAR_WIDTH):<{_BAR_WIDTH}} {value:6.3f}{mark}"
 
 
 def alpha_table(by_alpha: Mapping[float, float], config: MoEEConfig) -> Iterator[str]:
@@ -48,6 +48,7 @@ def layers_of_routing(router_indices: Sequence[int], num_moe_layers: int) -> str
     return f"RW come from {len(router_indices)} of {num_moe_layers} MoE layers, counted from 0: {numbers}"
 
 
-def _bar(share: float) -> str:
-    eighths = max(0, round(share * _BAR_WIDTH * 8))
+def bar(share: float, width: int) -> str:
+    """Return a bar for a share of the longest one, which has so many characters; one below 0 is empty."""
+    eighths = max(0, round(share * width * 8))
     return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()

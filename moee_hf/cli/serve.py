@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import os
-import socket
 import sys
-from types import FrameType
-from typing import Any
 
 from ..serving.limits import Limits
 from .choices import add_choice_flags
 from .flags import Commands, add_model_flags, add_prompt_flag, positive_int, set_run
+from .listening import listening, port_number, run_server, url_of
 from .loading import load_model
 
 # the key of the server, where other users of the machine cannot list it, as they can list arguments
@@ -52,7 +48,7 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     limits = Limits()
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
-    group.add_argument("--port", type=_port, default=8000, help="(default: 8000; 0: one that is free)")
+    group.add_argument("--port", type=port_number, default=8000, help="(default: 8000; 0: one that is free)")
     group.add_argument(
         "--served-model-name", metavar="NAME", help="what clients call the model (default: its id or folder's name)"
     )
@@ -82,57 +78,35 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _port(value: str) -> int:
-    if not 0 <= (number := int(value)) <= 65535:  # some systems would take the remainder
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535; got {value}")
-    return number
-
-
 def _serve(arguments: argparse.Namespace) -> None:
     try:
         import starlette  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(
             "serve: expected starlette and uvicorn; they are not installed. pip install 'moee_hf[serve]'"
         ) from error
     limits = Limits(arguments.max_texts, arguments.max_waiting, arguments.max_bytes)
     key = _key(arguments.api_key)
-    with _listening(arguments.host, arguments.port):  # a port that is taken is told before minutes of loading
+    with listening(arguments.host, arguments.port):  # a port that is taken is told before minutes of loading
         pass
     model = load_model(arguments)
     from ..serving.application import create_app
-
-    class Server(uvicorn.Server):
-        """One that a second signal of any kind ends at once, and whose end by a signal is no failure."""
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            self.force_exit = self.should_exit
-            self.should_exit = True
 
     name = arguments.served_model_name or _name(arguments.model)
     served = create_app(model, name, arguments.prompt, limits, key, arguments.normalize)
     # the first text takes longer, and a model that gives no finite numbers is told now
     model.encode("warm up", prompt=model.config.find_prompts(arguments.prompt), show_progress_bar=False)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        # requests that an end at once cancels have their answer; uvicorn would print a traceback for each
-        with contextlib.suppress(asyncio.CancelledError):
-            await served(scope, receive, send)
-
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        lifespan="off",
-        timeout_graceful_shutdown=DRAINING_SECONDS,
-        timeout_keep_alive=IDLE_SECONDS,
-    )
-    with _listening(arguments.host, arguments.port) as listener:  # no sooner: who is connected expects an answer
-        host, port = listener.getsockname()[:2]
-        host = f"[{host}]" if ":" in host else host
+    with listening(arguments.host, arguments.port) as listener:  # no sooner: who is connected expects an answer
         size = model.config.embedding_size
-        print(f"{name}: vectors of {size} numbers at http://{host}:{port}/v1/embeddings", file=sys.stderr, flush=True)
-        Server(config).run(sockets=[listener])
+        print(f"{name}: vectors of {size} numbers at {url_of(listener)}/v1/embeddings", file=sys.stderr, flush=True)
+        run_server(
+            served,
+            listener,
+            lifespan="off",
+            timeout_graceful_shutdown=DRAINING_SECONDS,
+            timeout_keep_alive=IDLE_SECONDS,
+        )
 
 
 def _key(flag: str | None) -> str | None:
@@ -147,30 +121,3 @@ def _key(flag: str | None) -> str | None:
 def _name(model: str) -> str:
     """Return what clients call a model: an id as it is; of a folder its name, not where it lies."""
     return os.path.basename(os.path.abspath(model)) if os.path.exists(model) else model
-
-
-def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
-    """Return a socket that listens at an address.
-
-    Raises:
-        ValueError: If the address is taken, or there is none such.
-    """
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # IPv4 first: a client that knows 127.0.0.1 alone is more common than one that knows ::1 alone
-        family, kind, protocol, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
-        listener = socket.socket(family, kind, protocol)
-        try:
-            if os.name != "nt":  # where it would let two servers share a port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen()  # several sockets may be bound to a port, where none listens
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(
-            f"port: expected an address that is free; got {host}:{port} ({reason}). Choose another --port or --host."
-        ) from error
-    return contextlib.closing(listener)

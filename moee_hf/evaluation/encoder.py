@@ -13,6 +13,7 @@ import torch
 from mteb.models.abs_encoder import get_prompt_name
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
+from ..files.folders import digest_of_tensors
 from ..model.choices_moee import check_choice
 from ..model.fitted_moee import calibrated_prompts, check_calibration, check_precision
 from ..model.functional_moee import Mix, similarity, similarity_pairwise
@@ -30,7 +31,6 @@ from .fitting import (
     own_layer_weights,
     quantized,
 )
-from .identity import digest_of_tensors
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata

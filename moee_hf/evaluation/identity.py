@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-import torch
-
-from ..files.folders import digest_of_folder
+from ..files.folders import digest_of_folder, digest_of_tensors
 from ..model.hub_moee import alias_of
 from ..model.modeling_moee import MoEEModel
 
@@ -30,13 +27,3 @@ def identity_of(model: MoEEModel, random: bool = False) -> tuple[str, str | None
         return source, model.origin.revision
     alias = alias_of(source)
     return f"moee_hf/{alias}" if alias else f"local/{path.resolve().name}", digest_of_folder(path)
-
-
-def digest_of_tensors(module: torch.nn.Module) -> str:
-    """Return a digest of the tensors of a module; those that are offloaded count by name."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        if not tensor.is_meta:
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:40]

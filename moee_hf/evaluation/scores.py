@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -32,7 +32,12 @@ class Score:
     choices: dict[str, Any]
 
 
-def evaluate(groups: Iterable[Sequence[MoEEEncoder]], tasks: Sequence[AbsTask], output: Path) -> Iterator[Score]:
+def evaluate(
+    groups: Iterable[Sequence[MoEEEncoder]],
+    tasks: Sequence[AbsTask],
+    output: Path,
+    begins: Callable[[str], None] = lambda task: None,
+) -> Iterator[Score]:
     """Evaluate encoders, and yield each score as soon as it is computed.
 
     Results are written to `output`, in the files and folders of `mteb.ResultCache`. What is there already is not
@@ -42,6 +47,7 @@ def evaluate(groups: Iterable[Sequence[MoEEEncoder]], tasks: Sequence[AbsTask], 
         groups: Encoders that share their features, together; these are forgotten after each group.
         tasks: Tasks of mteb.
         output: Folder for the results.
+        begins: Is told the name of each task before it is evaluated with the encoders of a group.
 
     Raises:
         ValueError: If a text cannot be embedded.
@@ -50,6 +56,7 @@ def evaluate(groups: Iterable[Sequence[MoEEEncoder]], tasks: Sequence[AbsTask], 
     cache = WholeResults(output)
     for encoders in groups:
         for task in tasks:
+            begins(task.metadata.name)
             for encoder in encoders:
                 yield Score(task.metadata.name, score(encoder, task, cache), encoder.choices)
         for encoder in encoders:

@@ -10,7 +10,7 @@ from typing import Any
 from .style import CATEGORIES, THEMES
 
 
-def page(title: str, body: str, script: str = "", data: Any = None) -> str:
+def page(title: str, body: str, script: str = "", data: Any = None, style: str = "") -> str:
     """Return a whole page of HTML.
 
     Args:
@@ -19,9 +19,10 @@ def page(title: str, body: str, script: str = "", data: Any = None) -> str:
             `var(--routing)`.
         script: JavaScript that runs at the end, in which `data` is what is given here.
         data: Anything that JSON can say. None: none.
+        style: CSS of this page, besides that of all.
     """
-    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    light, dark = (_variables(name) for name in ("light", "dark"))
+    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8") + style
+    light, dark = (variables(name) for name in THEMES)
     # </script> inside a string would end the script, and <!-- would begin a comment
     values = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     scripts = f"<script>const data = {values};\n{script}</script>" if script else ""
@@ -34,6 +35,7 @@ def page(title: str, body: str, script: str = "", data: Any = None) -> str:
     )
 
 
-def _variables(name: str) -> str:
+def variables(name: str) -> str:
+    """Return the colours of a theme as variables of CSS."""
     colors = {**vars(THEMES[name]), **{f"category-{number}": color for number, color in enumerate(CATEGORIES)}}
     return " ".join(f"--{variable}: {color};" for variable, color in colors.items())

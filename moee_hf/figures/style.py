@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files.partial import written_aside
+from ..files.partial import check_place, written_aside
 from ..model.choices_moee import check_choice
 
 if TYPE_CHECKING:
@@ -48,17 +49,24 @@ class Theme:
 
         return LinearSegmentedColormap.from_list("moee", [self.negative, self.background, self.positive])
 
-    def sequential(self) -> Colormap:
-        """Return a scale from the background on, for numbers from 0."""
+    def sequential(self, color: str | None = None) -> Colormap:
+        """Return a scale from the background on over a colour, that of RW if none is named, for numbers from 0."""
         from matplotlib.colors import LinearSegmentedColormap
 
-        return LinearSegmentedColormap.from_list("moee", [self.background, self.routing, self.text])
+        return LinearSegmentedColormap.from_list("moee", [self.background, color or self.routing, self.text])
 
 
 THEMES = {
-    "light": Theme("#FFFFFF", "#1F2328", "#8C959F", "#0072B2", "#D55E00", "#0072B2", "#D55E00"),
-    "dark": Theme("#0D1117", "#E6EDF3", "#6E7681", "#56B4E9", "#E69F00", "#56B4E9", "#E69F00"),
+    "light": Theme("#FFFFFF", "#1F2328", "#8C959F", "#0072B2", "#D55E00", "#00805C", "#B5478B"),
+    "dark": Theme("#0D1117", "#E6EDF3", "#6E7681", "#56B4E9", "#E69F00", "#2FC79A", "#E58CC0"),
 }
+
+# fonts that have what the one of matplotlib has not: Chinese, Japanese, Korean, emoji; those of a machine are used
+_OTHER_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Segoe UI Emoji", "Symbola"),
+)
 
 # inches: in the column of a README, letters are then about as large as the text beside them
 WIDTH = 9.0
@@ -83,16 +91,18 @@ def drawing(name: str = "light") -> Iterator[Theme]:
     try:
         import matplotlib
         from cycler import cycler
+        from matplotlib.font_manager import get_font_names
     except ImportError as error:
         raise ImportError('Figures need matplotlib: pip install "moee_hf[figures]".') from error
-    theme = THEMES[name]
+    theme, installed = THEMES[name], set(get_font_names())
     colors = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor"), theme.text)
     colors |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), theme.faint)
     colors |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), theme.background)
     style: dict[Any, Any] = {
         **colors,
         "ytick.labelcolor": theme.text,
-        "font.family": "sans-serif",
+        "font.family": ["DejaVu Sans", *(name for name in _OTHER_FONTS if name in installed)],
+        "text.parse_math": False,  # in texts of others, $ is no formula
         "font.size": 11,
         "axes.titlesize": 12,
         "axes.titlelocation": "left",
@@ -107,14 +117,48 @@ def drawing(name: str = "light") -> Iterator[Theme]:
         yield theme
 
 
+def check_figure(path: Path) -> None:
+    """Raise unless a figure can be written to this file: asked before the work, not after.
+
+    Raises:
+        ValueError: If matplotlib has no such format.
+        OSError: As `check_place`.
+        ImportError: If matplotlib is not installed.
+    """
+    with drawing():
+        from matplotlib.figure import Figure
+
+        _format_of(Figure(), path)
+    check_place(str(path))
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure, in the format that the end of its name says; the file is complete, or not there.
+
+    A character that no font of this machine has is a box.
 
     Raises:
         ValueError: If there is no such format.
         OSError: If it cannot be written.
     """
+    kind = _format_of(figure, path)
+    with written_aside(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH)
+        if kind == "png":
+            _use_palette(partial)
+
+
+def _format_of(figure: Figure, path: Path) -> str:
     kind = path.suffix.removeprefix(".").lower()
     check_choice(f"{path}: format", kind, tuple(figure.canvas.get_supported_filetypes()))
-    with written_aside(path) as partial:
-        figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH)
+    return kind
+
+
+def _use_palette(path: Path) -> None:
+    """Let a PNG have 256 colours, which are enough here: it takes a third of the room."""
+    from PIL import Image  # matplotlib brings it
+
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(path, format="png", optimize=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from .formats import FORMATS, SAFETENSORS_TYPES, WITH_COLUMNS, Format
 from .locations import is_remote
 from .parquet import import_pyarrow
-from .partial import Partial, named_errors
+from .partial import Partial, check_place, named_errors
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,18 +40,9 @@ def check_output(output: str, source: str | None = None) -> None:
         raise ValueError(
             f"{output}: expected a folder at an address, with / at its end, or a file of this machine; got a file."
         )
-    path, suffix = Path(output), format_of(output)
-    if path.exists() and source is not None and os.path.exists(source) and path.samefile(source):
-        raise ValueError(f"{output}: expected another file than the one with the texts; got the same. Name another.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{output}: expected a file to write; there is a device or a pipe of this name.")
-    if not path.resolve().parent.is_dir():
-        raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is none, or not there.")
-    if suffix == ".parquet":
+    if format_of(output) == ".parquet":
         import_pyarrow()
-    Partial(path).check()
+    check_place(output, source)
 
 
 def format_of(output: str) -> str:

@@ -1,4 +1,4 @@
-"""Folders, what comes with the package, and digests of files."""
+"""Folders, what comes with the package, and digests of files and tensors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_new_folder(folder: str | os.PathLike[str]) -> Path:
@@ -44,3 +48,15 @@ def digest_of_folder(folder: Path) -> str:
 def _digest_of_files(versions: tuple[tuple[Path, int, int], ...]) -> str:
     """A digest of files, which are read again if their size or time changes."""
     return hashlib.sha256(json.dumps([(path.name, sha256(path)) for path, _, _ in versions]).encode()).hexdigest()[:40]
+
+
+def digest_of_tensors(module: torch.nn.Module) -> str:
+    """Return a digest of the tensors of a module; those that are offloaded count by name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:40]

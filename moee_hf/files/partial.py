@@ -66,6 +66,29 @@ class Partial:
         _open.discard(self.path)
 
 
+def check_place(output: str, source: str | None = None) -> None:
+    """Raise unless a file can be written to this place: asked before the work, not after.
+
+    Args:
+        output: The file.
+        source: The file that is read, which must be another.
+
+    Raises:
+        ValueError: If they are the same.
+        OSError: If the folder is not there or not writable, or there is something of this name that is no file.
+    """
+    path = Path(output)
+    if path.exists() and source is not None and os.path.exists(source) and path.samefile(source):
+        raise ValueError(f"{output}: expected another file than the one with the texts; got the same. Name another.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{output}: expected a file to write; there is a folder of this name.")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{output}: expected a file to write; there is a device or a pipe of this name.")
+    if not path.resolve().parent.is_dir():
+        raise OSError(f"{output}: expected a folder to write to; {str(path.parent)!r} is none, or not there.")
+    Partial(path).check()
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield where to write a file; at the end it takes its place, and after an error it is removed.

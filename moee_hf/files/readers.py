@@ -46,6 +46,11 @@ def rows_of(request: Request) -> Iterator[Row]:
     return itertools.islice(rows, span.start, span.stop)
 
 
+def has_lines(source: str) -> bool:
+    """Return whether a file has a row a line, each of which can be found without reading those before it."""
+    return suffix_of(source) in (".txt", ".jsonl") and not source.lower().endswith(".gz")
+
+
 class Extent(NamedTuple):
     """How large a file is.
 
@@ -89,15 +94,14 @@ def measure(request: Request, rows_per_span: int) -> tuple[Extent, pyarrow.Schem
     if suffix_of(request.source) == ".parquet":
         rows, schema = parquet_summary(request)
         return Extent(rows), schema if request.keep else None
-    has_lines = suffix_of(request.source) in (".txt", ".jsonl") and not request.source.lower().endswith(".gz")
     count, types = 0, ColumnTypes(request.source, request.keep) if request.keep else None
-    if types is not None or not has_lines:
+    if types is not None or not has_lines(request.source):
         for row in rows_of(request):
             count += 1
             if types is not None:
                 types.add(row)
     schema = None if types is None or not count else types.schema()
-    return _lines(request.source, rows_per_span) if has_lines else Extent(count), schema
+    return _lines(request.source, rows_per_span) if has_lines(request.source) else Extent(count), schema
 
 
 def _lines(source: str, step: int) -> Extent:

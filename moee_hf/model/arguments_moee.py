@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .choices_moee import nearest_name
+
 # fields of every configuration that are arguments of loading too, as which they do more
 _OF_LOADING = {"dtype", "torch_dtype", "quantization_config", "attn_implementation", "experts_implementation"}
 # those of AutoModel and of the Hub's client that `PreTrainedModel.from_pretrained` does not name
@@ -53,12 +55,6 @@ def as_json_has_it(value: Any) -> Any:
 def unknown_argument(where: str, name: str, known: Iterable[str], expected: str) -> ValueError:
     """Return the error for an argument of a name that nobody knows, with the nearest name that is known."""
     return ValueError(f"{where}: expected {expected}; got {name!r}.{nearest_name(name, known)}")
-
-
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the known name that is nearest to a name, to end an error with; empty if none is near."""
-    nearest = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def check_spelling(names: Iterable[str], choices: Iterable[str]) -> None:

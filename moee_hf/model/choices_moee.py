@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from numbers import Real
 
 COMBINATIONS = ("hs", "rw", "concat", "sum")
@@ -19,7 +20,14 @@ QUANTIZATIONS = ("nf4", "fp8", "int8")
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise `ValueError` unless `value` is one of `choices`; `name` says where it stands."""
     if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}.")
+        near = nearest_name(value, choices) if isinstance(value, str) else ""
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}.{near}")
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known name that is nearest to a name, to end an error with; empty if none is near."""
+    nearest = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def check_alpha(name: str, value: object) -> None:

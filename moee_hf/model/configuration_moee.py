@@ -19,7 +19,7 @@ from .arguments_moee import (
     set_backbone_fields,
     unknown_argument,
 )
-from .choices_moee import COMBINATIONS, check_choice
+from .choices_moee import COMBINATIONS, check_choice, nearest_name
 from .configuration_backbone_moee import MODEL_TYPE, as_backbone_config
 from .configuration_reading_moee import SOURCE, errors_of, read_config_dict, saved_fields
 from .digests_moee import CONFIG_NAME, digest_of_config
@@ -205,9 +205,10 @@ class MoEEConfig(PreTrainedConfig):
         prompts = self.known_prompts
         name = "none" if prompt_name is None else prompt_name
         if not isinstance(name, str) or name not in prompts:
+            near = nearest_name(name, prompts) if isinstance(name, str) else ""
             raise ValueError(
-                f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}. Another template can be "
-                "given as prompt='... {text} ...'."
+                f"prompt_name: expected one of {', '.join(map(repr, prompts))}; got {name!r}.{near} Another template "
+                "can be given as prompt='... {text} ...'."
             )
         return prompts[name]
 

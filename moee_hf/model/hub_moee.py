@@ -24,6 +24,8 @@ from huggingface_hub.file_download import _CACHED_NO_EXIST
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers.utils import logging
 
+from .choices_moee import nearest_name
+
 logger = logging.get_logger(__name__)
 
 
@@ -74,7 +76,7 @@ def hub_errors(what: str, repo_id: str, revision: str | None = None) -> Iterator
         yield
     except Exception as error:  # the client's own, and those of whatever HTTP library it uses
         if reason := _reason(error, repo_id, revision):
-            raise OSError(f"{what}{reason}") from error
+            raise OSError(f"{what}{reason}{nearest_name(repo_id, _ALIASES)}") from error
         raise
 
 

@@ -12,8 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, TorchAoConfig
 from transformers.utils.logging import get_logger
 from transformers.utils.quantization_config import QuantizationMethod
 
-from .arguments_moee import nearest_name
-from .choices_moee import QUANTIZATIONS
+from .choices_moee import QUANTIZATIONS, nearest_name
 from .experts_moee import EXPERTS_IMPLEMENTATION
 from .experts_nf4_moee import ExpertsNF4Config, is_of_experts
 

@@ -52,7 +52,7 @@ def build(
     target = check_new_folder(folder)
     repo_id = recipe.repo_id if repo_id is None else repo_id
     check_repo_id("repo_id", repo_id)
-    repo_id = _with_namespace(repo_id, token)
+    repo_id = with_namespace(repo_id, token)
     source, revision = recipe.base_model_name_or_path, recipe.base_model_revision
     model = MoEEModel.from_pretrained(source, revision=revision, token=token, **kwargs | recipe.config)
     if reference is None:
@@ -66,7 +66,13 @@ def build(
     return target
 
 
-def _with_namespace(repo_id: str, token: str | None) -> str:
+def with_namespace(repo_id: str, token: str | None) -> str:
+    """Return the id of a repository with a namespace: its own, or that of the token's user.
+
+    Raises:
+        OSError: If the Hub cannot say who that is.
+        ValueError: If there is no token.
+    """
     if "/" in repo_id:
         return repo_id
     try:

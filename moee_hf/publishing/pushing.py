@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import (
@@ -15,7 +16,6 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     ModelCard,
-    ModelInfo,
     hf_hub_download,
 )
 
@@ -52,8 +52,10 @@ def table_of_files(files: Mapping[str, int]) -> Iterator[str]:
 
 
 def _check_pinned(folder: Path, record: BuildRecord) -> None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    revision = config.get("base_model_revision") or record.base_model_revision
+    revision = record.base_model_revision
+    if record.repo_type == "model":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        revision = config.get("base_model_revision") or revision
     if record.base_model and not re.fullmatch("[0-9a-f]{40}", revision or ""):
         raise ValueError(
             f"{folder}: expected the backbone {record.base_model!r} pinned to a commit; got {revision!r}, which "
@@ -80,7 +82,7 @@ def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: 
     already, is not uploaded again.
 
     Args:
-        folder: A folder made by `build`.
+        folder: A folder made by `build` or `build_space`.
         private: Whether a repository that is not there yet becomes private.
         token: For the Hub. None: that of `hf auth login`.
 
@@ -89,12 +91,14 @@ def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: 
         ValueError: If the folder is not as it must be (see `files_to_push`), or the repository holds another model.
     """
     files = files_to_push(folder)
-    repo_id = BuildRecord.read(Path(folder, RECORD_NAME)).repo_id
+    record = BuildRecord.read(Path(folder, RECORD_NAME))
+    repo_id, kind = record.repo_id, record.repo_type
     api = HfApi(token=token)
     with hub_errors(f"{repo_id}: ", repo_id):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        head = api.model_info(repo_id)
-        outdated = _built_before(repo_id, head, token) - files.keys()
+        sdk = "gradio" if kind == "space" else None
+        api.create_repo(repo_id, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True)
+        head = api.repo_info(repo_id, repo_type=kind)
+        outdated = _built_before(repo_id, head, kind, token) - files.keys()
         # one commit on top of what was just seen, or none
         return api.create_commit(
             repo_id,
@@ -102,13 +106,14 @@ def push(folder: str | os.PathLike[str], *, private: bool | None = None, token: 
                 *(CommitOperationAdd(name, Path(folder, name)) for name in files),
                 *(CommitOperationDelete(name) for name in sorted(outdated)),
             ],
-            commit_message=f"MoEE model built by moee_hf {__version__}",
+            repo_type=kind,
+            commit_message=f"MoEE {kind} built by moee_hf {__version__}",
             parent_commit=head.sha,
         )
 
 
-def _built_before(repo_id: str, head: ModelInfo, token: str | None) -> set[str]:
-    """The files of an earlier build that are in the repository, which may hold no other model."""
+def _built_before(repo_id: str, head: Any, kind: str, token: str | None) -> set[str]:
+    """The files of an earlier build that are in the repository, which may hold nothing else."""
     present = {file.rfilename for file in head.siblings or []} - {".gitattributes", CARD_NAME}
     if not present:
         return set()
@@ -117,5 +122,5 @@ def _built_before(repo_id: str, head: ModelInfo, token: str | None) -> set[str]:
             f"{repo_id}: expected an empty repository, or one that push made; it holds "
             f"{', '.join(sorted(present)[:3])}, which are not replaced. Build for another repository."
         )
-    record = hf_hub_download(repo_id, RECORD_NAME, revision=head.sha, token=token)
+    record = hf_hub_download(repo_id, RECORD_NAME, repo_type=kind, revision=head.sha, token=token)
     return present & BuildRecord.read(Path(record)).sha256.keys()

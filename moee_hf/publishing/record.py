@@ -23,6 +23,7 @@ class BuildRecord:
         base_model_revision: Its commit.
         versions: Versions of what it was built with, by package.
         sha256: Digests of its files, see `digests`.
+        repo_type: `"model"`, or `"space"`.
     """
 
     repo_id: str
@@ -30,6 +31,7 @@ class BuildRecord:
     base_model_revision: str | None
     versions: dict[str, str]
     sha256: dict[str, str]
+    repo_type: str = "model"
 
     def write(self, folder: Path) -> None:
         """Put the record into its folder."""
@@ -45,15 +47,21 @@ class BuildRecord:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            # that of an earlier version says no type
+            content.setdefault("repo_type", "model")
             record = cls(**{field.name: content[field.name] for field in dataclasses.fields(cls)})
-            if isinstance(record.sha256, dict):
+            if isinstance(record.sha256, dict) and record.repo_type in ("model", "space"):
                 return record
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass
         raise ValueError(f"{path}: expected the record of a build; it cannot be read as one. Build the folder anew.")
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a folder by its name, without the record and the card, which may change."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Return the SHA-256 of every file of a folder by its name.
+
+    Left out are the record and the card, which may change, and what Python compiles where a program of it runs.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "__pycache__"]
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
     return {name: sha256(path) for name, path in files.items() if name not in (CARD_NAME, RECORD_NAME)}

@@ -10,14 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..model.prompts_moee import check_texts
+from ..model.prompts_moee import TextError, check_texts
+from .tokens import ChosenExperts, chosen_experts
 
 if TYPE_CHECKING:
     from ..model.modeling_moee import MoEEModel
+
+# how many experts are named that make two texts alike, and that make them differ
+STRONGEST = 5
+
+
+class ExpertPart(NamedTuple):
+    """What one expert gives to a similarity: its MoE layer and its number, counted from 0, and the amount."""
+
+    layer: int
+    expert: int
+    amount: float
 
 
 @dataclass(frozen=True)
@@ -29,17 +42,19 @@ class Explanation:
         layers: The MoE layers that are in RW, counted from 0; none where the embedding has no RW.
         hidden: HS in the unit vector of each text, float64 of shape `(n, D)`; `(n, 0)` where it has no HS.
         routing: RW in it, float64 of shape `(n, L, E)`.
+        tokens: Which experts the tokens of each text choose. None: that was not asked for.
     """
 
     texts: list[str]
     layers: list[int]
     hidden: np.ndarray
     routing: np.ndarray
+    tokens: list[ChosenExperts] | None = None
 
     @property
     def similarity(self) -> np.ndarray:
         """The cosine similarity of every text with every other, of shape `(n, n)`."""
-        return self.of_hidden + self.of_layers.sum(axis=-1)
+        return self.of_hidden + self.of_routing
 
     @property
     def of_hidden(self) -> np.ndarray:
@@ -47,13 +62,95 @@ class Explanation:
         return self.hidden @ self.hidden.T
 
     @property
+    def of_routing(self) -> np.ndarray:
+        """What RW give to it, of shape `(n, n)`."""
+        return self.of_layers.sum(axis=-1)
+
+    @property
     def of_layers(self) -> np.ndarray:
         """What the routing in each layer gives to it, of shape `(n, n, L)`."""
         return np.einsum("ile,jle->ijl", self.routing, self.routing)
 
+    @property
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """How much the cosine of HS, and that of RW, counts in each similarity, of shape `(n, n)` both.
+
+        In `"sum"` in one prompt these are 1 / (1 + alpha) and alpha / (1 + alpha) for any texts; in `"concat"` they
+        depend on how long HS and RW of the texts are.
+        """
+        lengths = (np.linalg.norm(part.reshape(len(self.texts), -1), axis=1) for part in (self.hidden, self.routing))
+        of_hidden, of_routing = (np.outer(length, length) for length in lengths)
+        return of_hidden, of_routing
+
+    @property
+    def cosines(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cosine of HS, and that of RW, of shape `(n, n)` both; 0 where there is none.
+
+        The similarity is the sum of both, each times its weight.
+        """
+        parts = zip((self.of_hidden, self.of_routing), self.weights, strict=True)
+        of_hidden, of_routing = (
+            np.divide(part, weight, out=np.zeros_like(part), where=weight > 0) for part, weight in parts
+        )
+        return of_hidden, of_routing
+
     def of_experts(self, first: int, second: int) -> np.ndarray:
         """Return what each expert gives to the similarity of two texts, given by their numbers, of shape `(L, E)`."""
         return self.routing[first] * self.routing[second]
+
+    def strongest(self, first: int, second: int, most: int = STRONGEST) -> tuple[list[ExpertPart], list[ExpertPart]]:
+        """Return the experts that make two texts most alike, and those that make them differ most, the first of all.
+
+        Args:
+            first: The number of one text.
+            second: That of the other.
+            most: How many of each; there are fewer where fewer have a part above 0, or below.
+        """
+        amounts = self.of_experts(first, second)
+        order = np.argsort(-amounts, axis=None, kind="stable")
+        ends = order[:most], order[::-1][:most]
+        found = [
+            [ExpertPart(self.layers[layer], int(expert), float(amounts[layer, expert])) for layer, expert in places]
+            for places in (zip(*np.unravel_index(end, amounts.shape), strict=True) for end in ends)
+        ]
+        return [part for part in found[0] if part.amount > 0], [part for part in found[1] if part.amount < 0]
+
+    def nearest(self) -> tuple[int, int]:
+        """Return the numbers of the two texts that are most alike."""
+        similarity = self.similarity
+        return max(combinations(range(len(self.texts)), 2), key=lambda pair: similarity[pair])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON has it; `moee_hf/routing/README.md` says what the keys are."""
+        names = ("hidden_weight", "routing_weight", "hidden_cosine", "routing_cosine")
+        of_layers = self.of_layers
+        result = {
+            "texts": self.texts,
+            "layers": self.layers,
+            "num_experts": self.routing.shape[-1],
+            "similarity": self.similarity.tolist(),
+            "hidden": self.of_hidden.tolist(),
+            "routing": self.of_routing.tolist(),
+            **{name: part.tolist() for name, part in zip(names, (*self.weights, *self.cosines), strict=True)},
+            "experts": self.routing.tolist(),
+            "pairs": [
+                {"first": first, "second": second, "layers": of_layers[first, second].tolist()}
+                | {
+                    side: [part._asdict() for part in parts]
+                    for side, parts in zip(("for", "against"), self.strongest(first, second), strict=True)
+                }
+                for first, second in combinations(range(len(self.texts)), 2)
+            ],
+        }
+        if self.tokens is not None:
+            result["tokens"] = [
+                [
+                    {"begin": begin, "end": end, "experts": experts}
+                    for (begin, end), experts in zip(text.spans, text.experts.tolist(), strict=True)
+                ]
+                for text in self.tokens
+            ]
+        return result
 
 
 def explain(
@@ -64,6 +161,7 @@ def explain(
     combination: str | None = None,
     alpha: float | None = None,
     standardize: bool | None = None,
+    tokens: bool = False,
 ) -> Explanation:
     """Split the similarities of texts into what HS, each layer and each expert give to them.
 
@@ -75,22 +173,43 @@ def explain(
         combination: In place of the configuration's, here and below.
         alpha: Weight of RW in `"sum"`.
         standardize: Whether to standardize HS and RW with the model's statistics.
+        tokens: Whether to find which experts the tokens choose, too. That takes a second forward pass of each text.
 
     Raises:
         TypeError: If a text is not a string.
-        ValueError: If there are fewer than two, or as `MoEEModel.encode`.
+        ValueError: If there are fewer than two, one is empty, there is no one routing of tokens, or as
+            `MoEEModel.encode`.
     """
-    checked = check_texts(texts)
-    if len(checked) < 2:
-        raise ValueError(f"texts: expected two or more, to compare; got {len(checked)}.")
+    checked = check_comparable(texts)
     config = model.config
     mix = config.mix(combination, alpha, standardize)
+    templates = config.resolve_prompts(prompt_name, prompt)
+    if tokens and len(templates) > 1:
+        raise ValueError(
+            f"tokens: expected one prompt, as tokens choose experts anew in each; got {len(templates)}. Name one."
+        )
+    if tokens and not mix.reads_routing:
+        raise ValueError(
+            f"tokens: expected an embedding with RW; got the combination {mix.combination!r}. Leave tokens out, or "
+            "choose another combination."
+        )
     choices: Any = {"combination": combination, "alpha": alpha, "standardize": standardize}
-    vectors = np.asarray(model.encode(checked, prompt_name, prompt, **choices), np.float64)
+    vectors = np.asarray(model.encode(checked, prompt=templates, **choices), np.float64)
     if mix.dimensions is not None:
         vectors = vectors @ model.statistics.components[: mix.dimensions].double().cpu().numpy()
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     layers = list(config.router_indices) if mix.reads_routing else []
-    size = len(layers) * config.router_shape[1]
-    hidden, routing = np.split(vectors, [vectors.shape[1] - size], axis=1)
-    return Explanation(checked, layers, hidden, routing.reshape(len(checked), len(layers), -1 if layers else 0))
+    num_experts = config.router_shape[1]
+    hidden, routing = np.split(vectors, [vectors.shape[1] - len(layers) * num_experts], axis=1)
+    chosen = chosen_experts(model, checked, templates[0]) if tokens else None
+    return Explanation(checked, layers, hidden, routing.reshape(len(checked), len(layers), num_experts), chosen)
+
+
+def check_comparable(texts: Sequence[str]) -> list[str]:
+    """Return the texts, if they can be compared; errors are those of `explain`."""
+    checked = check_texts(texts)
+    if len(checked) < 2:
+        raise ValueError(f"texts: expected two or more, to compare; got {len(checked)}. Add another.")
+    if empty := [index for index, text in enumerate(checked) if not text.strip()]:
+        raise TextError(empty[0], f"expected some words; got {checked[empty[0]]!r}. Write a text.")
+    return checked

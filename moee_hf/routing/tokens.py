@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from ..model.backbone_moee import experts_per_token
 from ..model.capture_moee import Capture
-from ..model.inference_moee import tokens_and_parts
+from ..model.inference_moee import batches_for, run_texts, tokens_and_parts, wanted_of
 from ..model.layout_moee import Packed
 from ..model.prompts_moee import TEXT
 
@@ -18,18 +20,24 @@ if TYPE_CHECKING:
 
 
 class TokenCapture(Capture):
-    """What one forward pass gives, and besides it the routing weights of every token that it reads."""
+    """What one forward pass gives, and besides it the routing weights of every token that it reads.
+
+    Attributes:
+        activation: How router logits become routing weights of tokens, as in `MoEEConfig.router_activation`.
+    """
+
+    activation = "softmax"
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self.of_tokens: dict[int, torch.Tensor] = {}  # of each router, softmax, [tokens and padding, E]
+        self.of_tokens: dict[int, torch.Tensor] = {}  # of each router, [tokens and padding, E]
 
     @property
     def only_last_tokens(self) -> bool:
         return False
 
     def set_routing(self, router: int, values: torch.Tensor, activate: Callable[[torch.Tensor, str], Any]) -> None:
-        self.of_tokens[router] = activate(values, "softmax").flatten(0, -2)
+        self.of_tokens[router] = activate(values, self.activation).flatten(0, -2)
         super().set_routing(router, values, activate)
 
     def token_weights(self) -> torch.Tensor:
@@ -88,3 +96,55 @@ def _spans(offsets: Sequence[tuple[int, int]], start: int, length: int) -> list[
         if (begin := max(first - start, 0)) < (end := min(last - start, length)):
             spans.append((position, begin, end))
     return spans
+
+
+@dataclass(frozen=True)
+class ChosenExperts:
+    """Which experts the tokens of a text choose. Letters: t tokens, L MoE layers in RW, k experts for each token.
+
+    Args:
+        spans: Which characters of the text each token stands for: the first, and the one behind the last. Tokens that
+            are parts of one character, as those of an emoji may be, have the same.
+        experts: Numbers of the experts with the largest routing weights, the largest first, of shape `(t, L, k)`.
+    """
+
+    spans: list[tuple[int, int]]
+    experts: np.ndarray
+
+    def chosen_by(self, layer: int, expert: int) -> list[tuple[int, int]]:
+        """Return the characters whose tokens choose an expert, given by the place of its layer in RW."""
+        chosen = (self.experts[:, layer] == expert).any(axis=-1)
+        return list(dict.fromkeys(span for span, is_chosen in zip(self.spans, chosen, strict=True) if is_chosen))
+
+
+def chosen_experts(model: MoEEModel, texts: Sequence[str], template: str) -> list[ChosenExperts]:
+    """Return which experts the tokens of texts inside a prompt choose, in the layers of RW.
+
+    They are those with the largest router logits. Where an architecture adds a bias that evens out the load, or
+    chooses among groups of experts first, as DeepSeek-V3 does, a token may visit others.
+
+    Raises:
+        TextError: If a text has no tokens, or unknown ones.
+        ValueError: If the backbone does not say how many experts a token visits, the prompt leaves no room for text,
+            or the tokenizer cannot say where its tokens stand.
+    """
+    if (number := experts_per_token(model.model)) is None:
+        raise ValueError(
+            "tokens: expected a backbone that says how many experts a token visits; got "
+            f"{model.model.config.model_type}, which does not. Leave tokens out."
+        )
+    tokens = tokens_of_texts(model, texts, template)
+    # no token of a text is among those that are computed once for all
+    head = min((text.spans[0][0] for text in tokens if text.spans), default=0)
+    experts: dict[int, np.ndarray] = {}
+    ids = [text.ids for text in tokens]
+    with torch.inference_mode():
+        for indices, capture in run_texts(model, ids, wanted_of(model), batches_for(model, None), TokenCapture, head):
+            weights = capture.token_weights()
+            for index, first in zip(indices, capture.first_rows(), strict=True):
+                rows = [first + position for position, _, _ in tokens[index].spans]
+                experts[index] = weights[rows].topk(number, dim=-1).indices.cpu().numpy()
+    return [
+        ChosenExperts([(begin, end) for _, begin, end in text.spans], experts[index])
+        for index, text in enumerate(tokens)
+    ]

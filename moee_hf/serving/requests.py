@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..model.arguments_moee import nearest_name
+from ..model.choices_moee import nearest_name
 from ..model.prompts_moee import CHARACTERS_PER_TOKEN, TextError, check_texts
 from .limits import Limits, RequestError, refusal
 

@@ -37,7 +37,7 @@ def test_hidden_state_is_the_dense_models(pair, prompt):
         torch.testing.assert_close(embedding, expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_calibration_on_general_text_raises_hs_on_sts(pair, tmp_path):
     """With PromptEOL, on STS-B dev, by 2 points and more (in percent of Spearman); statistics of a corpus apart."""
     corpus = EVALUATION_DATA.parent / "corpus" / "valid.txt.zst"

@@ -14,15 +14,9 @@ import time
 import numpy as np
 import pytest
 from support.common import CHECKPOINT, TEXTS, assert_same
-from support.serving import ask
+from support.serving import ask, free_port
 
-from moee_hf.cli import main, serve
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+from moee_hf.cli import listening, main
 
 
 def wait_until_healthy(url):
@@ -102,7 +96,7 @@ def test_a_name_with_several_addresses_is_its_first_of_ipv4(monkeypatch):
         return [first, *((socket.AF_INET, type, 0, "", (address, port)) for address in ("127.0.0.1", "127.0.0.2"))]
 
     monkeypatch.setattr(socket, "getaddrinfo", addresses)
-    with serve._listening("localhost", 0) as listener:
+    with listening.listening("localhost", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
 
 

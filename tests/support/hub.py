@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from support.hub_cards import card_errors, metadata
+from support.hub_cards import card_errors, metadata, space_errors
 from support.hub_files import GITATTRIBUTES, File, Moved, Refusal, Repository, git_oid, regular_file, shard_entries
 
 USERS = {"hf_author": "author", "hf_stranger": "stranger"}
@@ -126,8 +126,8 @@ class Hub:
 
     def _repository(self, request: Request) -> tuple[str, Repository]:
         repo_id = "{namespace}/{name}".format(**request.path_params)
-        if request.path_params.get("kind") == "datasets":
-            repo_id = f"datasets/{repo_id}"
+        if (kind := request.path_params.get("kind")) in ("datasets", "spaces"):
+            repo_id = f"{kind}/{repo_id}"
         user = self._user(request)
         repository = self.repositories.get(repo_id)
         if repository is None or (repository.private and user != request.path_params["namespace"]):
@@ -165,7 +165,10 @@ class Hub:
         if user is None:
             raise Refusal(401, None, "Invalid username or password.")
         name = f"{wanted.get('organization') or user}/{wanted['name']}"
-        repo_id = f"datasets/{name}" if wanted.get("type") == "dataset" else name
+        kind = wanted.get("type") or "model"
+        if kind == "space" and wanted.get("sdk") not in ("gradio", "docker", "static"):
+            raise Refusal(400, None, '"sdk" must be one of gradio, docker, static')
+        repo_id = name if kind == "model" else f"{kind}s/{name}"
         answer = {"url": f"{self.url}/{repo_id}", "name": name}
         if repo_id in self.repositories:
             return JSONResponse(answer | {"error": "You already created this model repo"}, 409)
@@ -177,7 +180,8 @@ class Hub:
         return JSONResponse(answer)
 
     def validate_yaml(self, request: Request, body: bytes) -> Response:
-        errors = card_errors(json.loads(body)["content"])
+        wanted = json.loads(body)
+        errors = (space_errors if wanted["repoType"] == "space" else card_errors)(wanted["content"])
         answer = {"errors": [{"message": message} for message in errors], "warnings": []}
         return JSONResponse(answer, 400 if errors else 200)
 
@@ -298,7 +302,7 @@ class Hub:
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
         if xet_hash := self._xet_hash(file):
             headers |= {"X-Xet-Hash": xet_hash}
-            kind = "" if repo_id.startswith("datasets/") else "models/"
+            kind = "" if repo_id.startswith(("datasets/", "spaces/")) else "models/"
             headers |= {"Link": f'<{self.url}/api/{kind}{repo_id}/xet-read-token/{sha}>; rel="xet-auth"'}
         return RedirectResponse(f"{self.storage}/lfs/{file.sha256}", 302, headers)
 

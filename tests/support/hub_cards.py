@@ -69,6 +69,24 @@ def _widget_errors(example: dict[str, Any]) -> list[str]:
     return errors
 
 
+def space_errors(content: str) -> list[str]:
+    """What the Hub refuses in the metadata of a Space: https://huggingface.co/docs/hub/spaces-config-reference."""
+    card = metadata(content.encode())
+    errors = card_errors(content)
+    if card.get("sdk") not in ("gradio", "docker", "static"):
+        errors.append('"sdk" must be one of gradio, docker, static')
+    if card.get("sdk") == "gradio" and not re.fullmatch(r"\d+\.\d+\.\d+", str(card.get("sdk_version"))):
+        errors.append('"sdk_version" must be a version of Gradio')
+    if not isinstance(card.get("python_version", "3.10"), str):
+        errors.append('"python_version" must be a string')
+    if len(card.get("short_description", "")) > 60:
+        errors.append('"short_description" must be at most 60 characters')
+    for name in card.get("models", []):
+        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+            errors.append(f'"models" with value "{name}" is not valid')
+    return errors
+
+
 def metadata(readme: bytes) -> dict[str, Any]:
     """The metadata at the head of a card; none without a head."""
     match = re.match(rb"^---\n(.*?)\n---", readme, re.DOTALL)

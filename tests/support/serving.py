@@ -27,6 +27,13 @@ def serving(model: MoEEModel, **arguments: Any) -> Iterator[str]:
         yield url
 
 
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 def ask(url: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any, bytes]:
     """Send a body, as JSON if it is no bytes; without one, GET. Return status, headers and content of the answer."""
     parts = urlsplit(url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskClusteringLegacy, AbsTaskSTS
@@ -62,7 +62,11 @@ def misranked(similarity: np.ndarray, gold: np.ndarray, tolerance: float) -> np.
 
 
 def complementarity(
-    encoder: MoEEEncoder, tasks: Sequence[AbsTask], clusters: int = 50, tolerance: float = 0.25
+    encoder: MoEEEncoder,
+    tasks: Sequence[AbsTask],
+    clusters: int = 50,
+    tolerance: float = 0.25,
+    begins: Callable[[str], None] = lambda task: None,
 ) -> Table:
     """Compare the clusters of HS and of RW, and the errors that each makes.
 
@@ -71,6 +75,7 @@ def complementarity(
         tasks: Tasks of STS, pair classification or clustering; errors are those of STS.
         clusters: Clusters of k-means, of the distinct texts of a task.
         tolerance: What makes an error, see `misranked`.
+        begins: Is told the name of each task before it is read.
 
     Returns:
         A row for each task: agreement of the clusters, the share of pairs that HS and RW are wrong about, and of all
@@ -79,7 +84,10 @@ def complementarity(
     Raises:
         ValueError: If a task is of another type, or has fewer texts than there are clusters.
     """
-    rows = [_row(encoder, task, clusters, tolerance) for task in tasks]
+    rows = []
+    for task in tasks:
+        begins(task.metadata.name)
+        rows.append(_row(encoder, task, clusters, tolerance))
     return Table(["task", *COLUMNS], rows)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mteb.abstasks import AbsTask
 from scipy.stats import spearmanr
 
+from ...figures.style import WIDTH, Theme, drawing, save
 from ...model.choices_moee import COMBINATIONS
 from ...model.modeling_moee import MoEEModel
 from ...model.prompts_moee import PROMPTS
@@ -79,32 +81,61 @@ class Robustness:
         ]
         return Table(["task", "weights", "HS-HS", "RW-RW", "HS-RW"], rows)
 
-    def figure(self, path: Path) -> None:
-        """Draw scores over prompts, a box for each embedding, and the rank correlations beside; written as PNG."""
-        import matplotlib
+    def figure(self, path: Path, theme: str = "light") -> None:
+        """Draw scores over prompts, a box for each embedding, and the rank correlations beside.
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
+        Args:
+            path: The file, in a format of matplotlib's.
+            theme: `"light"` or `"dark"`.
+        """
+        with drawing(theme) as colors:
+            from matplotlib.figure import Figure
 
-        tasks = list(dict.fromkeys(task for task, _ in self.scores))
-        size = (12, 4.5 * len(tasks))
-        figure, axes = pyplot.subplots(len(tasks), 2, figsize=size, squeeze=False, layout="constrained")
-        for (left, right), task in zip(axes, tasks, strict=True):
-            boxes = {name: list(values.values()) for (scored, name), values in self.scores.items() if scored == task}
-            left.boxplot(list(boxes.values()), tick_labels=list(boxes))
-            left.tick_params(axis="x", rotation=30)
-            left.set(title=f"{task}: nine prompts", ylabel="main score x 100")
-            if (task, "trained") not in self.ranks:
-                right.set_axis_off()
-                continue
-            image = right.imshow(self.ranks[task, "trained"], vmin=0, vmax=1, cmap="viridis")
-            labels = [" ".join(label) for label in LABELS]
-            right.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
-            right.set_yticks(range(len(labels)), labels, fontsize=7)
-            right.set_title("rank correlation of the similarities of pairs")
-            figure.colorbar(image, ax=right)
-        figure.savefig(path, dpi=120)
-        pyplot.close(figure)
+            tasks = list(dict.fromkeys(task for task, _ in self.scores))
+            figure = Figure(figsize=(WIDTH, 4.6 * len(tasks)))
+            axes = figure.subplots(len(tasks), 2, squeeze=False, width_ratios=(3, 4))
+            for (left, right), task in zip(axes, tasks, strict=True):
+                scores = {name: list(by.values()) for (scored, name), by in self.scores.items() if scored == task}
+                _draw_scores(left, scores, colors)
+                left.set_title(f"{task}: each prompt a dot")
+                if (task, "trained") in self.ranks:
+                    _draw_ranks(right, self.ranks[task, "trained"], colors)
+                else:
+                    right.set_axis_off()
+            save(figure, path)
+
+
+def _draw_scores(axis: Any, scores: Mapping[str, Sequence[float]], theme: Theme) -> None:
+    """A box over the prompts for each embedding, and the prompts as dots."""
+    for place, (name, values) in enumerate(scores.items()):
+        color = {"hs": theme.hidden, "rw": theme.routing}.get(name, theme.text)
+        color = theme.faint if name.startswith("random ") else color
+        lines = {part: {"color": color} for part in ("boxprops", "whiskerprops", "capprops", "medianprops")}
+        axis.boxplot(values, positions=[place], widths=0.6, showfliers=False, **lines)
+        axis.scatter(np.full(len(values), place), values, s=14, color=color, alpha=0.6, linewidths=0)
+    names = [label.upper() if label in ("hs", "rw") else label for label in scores]
+    turned = {"rotation": 30, "ha": "right"} if len(names) > 4 else {}
+    axis.set_xticks(range(len(names)), names, **turned)
+    axis.set_ylabel("main score x 100")
+
+
+def _draw_ranks(axis: Any, ranks: np.ndarray, theme: Theme) -> None:
+    """Every two of `LABELS`, as a heat map with its scale."""
+    image = axis.imshow(ranks, vmin=min(0.0, float(ranks.min())), vmax=1, cmap=theme.sequential())
+    count = len(NINE_PROMPTS)
+    axis.set_yticks(range(len(LABELS)), [prompt for _, prompt in LABELS], fontsize=8)
+    for place, (name, color) in enumerate((("HS", theme.hidden), ("RW", theme.routing))):
+        for label in axis.get_yticklabels()[place * count : (place + 1) * count]:
+            label.set_color(color)
+        axis.text((place + 0.5) * count - 0.5, 2 * count, name, color=color, ha="center", va="top")
+    axis.set_xticks([])
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    for line in (axis.axhline, axis.axvline):
+        line(count - 0.5, color=theme.background, linewidth=2)
+    axis.set_title("Do two prompts put pairs in one order?")
+    axis.figure.colorbar(image, ax=axis, shrink=0.8, label="rank correlation").outline.set_visible(False)
 
 
 def robustness(
@@ -115,6 +146,7 @@ def robustness(
     control: bool = False,
     batch_size: int | None = None,
     store: Path | None = None,
+    begins: Callable[[str], None] = lambda prompt: None,
 ) -> Robustness:
     """Evaluate a model with each of the paper's nine prompts.
 
@@ -126,6 +158,7 @@ def robustness(
         control: Whether to evaluate the same architecture with random weights too.
         batch_size: The most texts per forward pass. None: as many as the device is fast with.
         store: A folder to keep HS and RW in; without it, a second run reads the pairs again, for their correlation.
+        begins: Is told each prompt, of trained or random weights, before texts are read in it.
     """
     scores: dict[tuple[str, str], dict[str, float]] = {}
     found: dict[tuple[str, str], dict[tuple[str, str], np.ndarray]] = {}
@@ -141,6 +174,7 @@ def robustness(
     ):
         features = group[0].features
         prompt = names[features.templates[0]]
+        begins(f"random {prompt}" if features.random else prompt)
         for task in filter(has_pairs, tasks):
             key = task.metadata.name, "random" if features.random else "trained"
             for combination, values in similarities(group[0], *pairs_of(task)).items():

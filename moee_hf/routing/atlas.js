@@ -1,0 +1,145 @@
+"use strict";
+const $ = (id) => document.getElementById(id);
+const numbers = (value) => value.toLocaleString("en");
+
+// texts are strangers': they become text nodes, never HTML
+function element(name, options = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(options)) {
+    if (key === "onclick") made.addEventListener("click", value);
+    else made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+// seven colours, each filled, then hollow
+function colours(target, group) {
+  target.style.setProperty("--mark", `var(--category-${group % 7})`);
+  target.style.setProperty("--fill", group < 7 ? "var(--mark)" : "var(--background)");
+  return target;
+}
+const mark = (group, kind = "") => colours(element("span", { class: `mark ${kind}`, "aria-hidden": "true" }), group);
+
+function times(hundredths) {
+  const ratio = Math.exp(hundredths / 100);
+  return ratio > 1000 ? "×1,000+" : `×${ratio >= 10 ? Math.round(ratio) : ratio.toFixed(1)}`;
+}
+function pairs(flat) {
+  const found = [];
+  for (let i = 0; i < flat.length; i += 2) found.push([flat[i], flat[i + 1]]);
+  return found;
+}
+
+const experts = data.experts, count = data.numExperts, total = experts.group.length;
+const layerOf = (expert) => data.layers[Math.floor(expert / count)];
+const nameOf = (expert) => `Layer ${layerOf(expert)}, expert ${expert % count}`;
+const wordsOf = (group) => group.words.map((word) => data.words[word]);
+
+$("title").textContent = `What the experts of ${data.model} read`;
+$("summary").textContent = `${numbers(data.numTexts)} texts of ${numbers(data.numTokens)} tokens (words and pieces of ` +
+  `words), ${numbers(total)} experts in ${data.layers.length} layers, ${data.expertGroups.length} groups of experts, ` +
+  `${data.textGroups.length} groups of texts.`;
+$("layers-help").textContent = `Here are the ${data.layers.length} layers whose routing is part of an embedding, with ` +
+  `${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
+  " Layers and experts are counted from 0.";
+
+// the grid, one stop of the tabulator key
+const squares = [];
+let selected = 0;
+$("grid").style.gridTemplateColumns = `max-content repeat(${count}, minmax(0.75rem, 1fr))`;
+data.layers.forEach((layer, row) => {
+  const line = element("div", { role: "row" }, element("span", { role: "rowheader" }, `Layer ${layer}`));
+  for (let column = 0; column < count; column++) {
+    const expert = row * count + column;
+    const square = element("button", { type: "button", role: "gridcell", tabindex: "-1", "aria-selected": "false",
+      "aria-label": nameOf(expert), title: nameOf(expert), onclick: () => select(expert) });
+    squares.push(colours(square, experts.group[expert]));
+    line.append(square);
+  }
+  $("grid").append(line);
+});
+$("grid").addEventListener("keydown", (event) => {
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -count, ArrowDown: count };
+  const next = event.key === "Home" ? 0 : event.key === "End" ? total - 1 : selected + steps[event.key];
+  if (!(next >= 0 && next < total)) return;
+  event.preventDefault();
+  select(next);
+  squares[next].focus();
+});
+
+function expertButton(expert, more = "") {
+  return element("button", { type: "button", class: "small", onclick: () => {
+    select(expert);
+    $("card").scrollIntoView({ block: "center" });
+  } }, mark(experts.group[expert], "square"), nameOf(expert), more);
+}
+function chip(word, value) {
+  const made = element("span", { class: "word" }, word);
+  if (value !== undefined) made.append(" ", element("small", {}, times(value)));
+  return made;
+}
+
+function select(expert) {
+  squares[selected].setAttribute("aria-selected", "false");
+  squares[selected].tabIndex = -1;
+  selected = expert;
+  squares[expert].setAttribute("aria-selected", "true");
+  squares[expert].tabIndex = 0;
+  const group = experts.group[expert], share = experts.share[expert];
+  const words = pairs(experts.words[expert]), texts = pairs(experts.texts[expert]);
+  const card = $("card");
+  card.replaceChildren(element("h3", {}, nameOf(expert)));
+  card.append(element("p", {}, mark(group, "square"), `One of group ${group + 1}: `,
+    wordsOf(data.expertGroups[group]).join(", ") || "no words in common"));
+  if (share !== null) {
+    card.append(element("p", { class: "faint" }, `Chosen for ${(share / 10).toFixed(1)}% of the tokens; if all were ` +
+      `chosen alike, it would be ${(100 * data.chosen / count).toFixed(1)}%.`));
+  }
+  card.append(element("h4", {}, "It lights up at these words"), element("p", {}, ...(words.length ?
+    words.map(([word, value]) => chip(data.words[word], value)) : ["none: its weight hardly changes"])));
+  card.append(element("h4", {}, "It lights up most at these texts, read as a whole"), element("ol", {},
+    ...texts.map(([text, value]) => element("li", {}, data.texts[text], " ",
+      element("span", { class: "times" }, times(value))))));
+  card.append(element("h4", {}, "It goes together with"), element("p", {}, ...pairs(experts.partners[expert])
+    .map(([other, value]) => expertButton(other, ` (correlation ${(value / 100).toFixed(2)})`))));
+}
+
+// a word in the words of an expert counts before one in its texts
+const lower = (strings) => strings.map((string) => string.toLowerCase());
+const lowerWords = lower(data.words), lowerTexts = lower(data.texts), lowerMap = lower(data.map.texts);
+$("find-expert").addEventListener("input", (event) => {
+  const wanted = event.target.value.trim().toLowerCase();
+  const words = new Set(lowerWords.flatMap((word, index) => word.includes(wanted) ? [index] : []));
+  const texts = new Set(lowerTexts.flatMap((text, index) => text.includes(wanted) ? [index] : []));
+  const found = [];
+  squares.forEach((square, expert) => {
+    const byWord = pairs(experts.words[expert]).filter(([word]) => words.has(word)).map(([, value]) => value);
+    const byText = pairs(experts.texts[expert]).filter(([text]) => texts.has(text)).map(([, value]) => value);
+    const matches = wanted !== "" && byWord.length + byText.length > 0;
+    square.classList.toggle("match", matches);
+    if (matches) found.push([byWord.length > 0, Math.max(...byWord, ...byText), expert]);
+  });
+  $("grid").classList.toggle("searching", wanted !== "");
+  found.sort((a, b) => b[0] - a[0] || b[1] - a[1]);
+  $("found").replaceChildren();
+  if (wanted !== "") {
+    $("found").append(`${numbers(found.length)} experts `, ...found.slice(0, 6).map(([, , expert]) =>
+      expertButton(expert)));
+  }
+  if (found.length) select(found[0][2]);
+});
+select(0);
+
+data.expertGroups.forEach((group, number) => {
+  const card = element("section", { class: "card" }, element("h3", {}, mark(number, "square"), `Group ${number + 1}`));
+  card.append(element("p", {}, ...wordsOf(group).map((word) => chip(word))));
+  card.append(element("h4", {}, "Texts at which they light up"), element("ul", {},
+    ...group.points.map((point) => element("li", {}, data.map.texts[point]))));
+  const list = element("details", {}, element("summary", {}, `${numbers(group.experts.length)} experts`));
+  list.addEventListener("toggle", () => {  // thousands of buttons only when they are asked for
+    if (list.open && list.childElementCount === 1) list.append(...group.experts.map((expert) => expertButton(expert)));
+  });
+  card.append(list);
+  $("team-list").append(card);
+});

@@ -1,0 +1,145 @@
+"""Groups of texts and of experts, and a map: what scikit-learn makes of vectors."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# a colour has two shapes, and there are seven colours
+MOST_GROUPS = 14
+# a group has so many members on average at least
+LEAST_MEMBERS = 4
+# vectors are reduced to so many principal components before they are grouped
+COMPONENTS = 50
+# on so many members it is measured how well groups are told apart
+SILHOUETTE_SAMPLE = 2000
+# a letter, and letters, numbers and apostrophes; of scripts without spaces, two characters
+_WORDS = re.compile(r"[^\W\d_][\w'’]*")
+_WITHOUT_SPACES = re.compile(r"[\u2e80-\ud7ff\uf900-\ufaff\u0e00-\u0eff]")
+
+
+def import_sklearn() -> None:
+    """Raise `ImportError`, which says what to install, unless scikit-learn is there."""
+    try:
+        import sklearn.cluster
+        import sklearn.decomposition
+        import sklearn.metrics  # noqa: F401
+    except ImportError as error:
+        raise ImportError('An atlas needs scikit-learn: pip install "moee_hf[figures]".') from error
+
+
+def principal(vectors: np.ndarray, most: int = COMPONENTS) -> np.ndarray:
+    """Return the principal components of vectors `[n, size]`, the first ones, as float32 `[n, components]`."""
+    from sklearn.decomposition import PCA
+
+    components = min(most, len(vectors) - 1, vectors.shape[1])
+    solver = "full" if min(vectors.shape) <= 2 * most else "randomized"
+    return PCA(components, copy=False, svd_solver=solver, random_state=0).fit_transform(vectors.astype(np.float32))
+
+
+def groups_of(vectors: np.ndarray) -> np.ndarray:
+    """Return the number of each vector's group, from 0, the largest group first.
+
+    K-means makes 2 to 14 groups; that number is taken with which members are nearest to their own group in comparison
+    with the next one (the mean silhouette).
+
+    Args:
+        vectors: Of shape `(n, size)`.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    best, labels = -math.inf, np.zeros(len(vectors), np.int64)
+    most = min(MOST_GROUPS, len(vectors) // LEAST_MEMBERS, len(np.unique(vectors, axis=0)) - 1)
+    for number in range(2, most + 1):
+        found = KMeans(number, n_init=2, random_state=0).fit_predict(vectors)
+        size = min(SILHOUETTE_SAMPLE, len(vectors))
+        chosen = np.random.default_rng(0).permutation(len(vectors))[:size]
+        if not 1 < len(np.unique(found[chosen])) < size:
+            continue
+        if (score := silhouette_score(vectors[chosen], found[chosen])) > best:
+            best, labels = score, found
+    sizes = np.bincount(labels)
+    return np.argsort(np.argsort(-sizes, kind="stable"))[labels]
+
+
+def plane(components: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return places of vectors on a map, of shape `(n, 2)`, from 0 to 1, and how they were found: UMAP or PCA.
+
+    Args:
+        components: Their principal components.
+    """
+    name, places = "PCA", components[:, :2]
+    if len(components) > 15 and (umap := _umap()) is not None:  # it looks at 15 neighbours
+        name, places = "UMAP", umap.UMAP(metric="cosine", random_state=0).fit_transform(components)
+    if places.shape[1] < 2:
+        places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    low, high = places.min(axis=0), places.max(axis=0)
+    return (places - low) / np.maximum(high - low, np.finfo(np.float32).tiny), name
+
+
+def _umap() -> Any:
+    try:
+        import umap
+    except ImportError:
+        return None
+    return umap
+
+
+def words_in(text: str) -> set[str]:
+    """Return the words of a text in lower case; of scripts without spaces, its pairs of characters."""
+    found: set[str] = set()
+    for word in _WORDS.findall(text.lower()):
+        if _WITHOUT_SPACES.search(word):
+            found.update(word[start : start + 2] for start in range(max(1, len(word) - 1)))
+        elif len(word) > 2:
+            found.add(word)
+    return found
+
+
+def names_of(texts: Sequence[str], groups: np.ndarray, most: int = 5) -> list[list[str]]:
+    """Return the words that name each group: many of its texts have them, and few of the others.
+
+    A word counts the share of the group's texts with it, times the logarithm of how often more that is than among all
+    texts.
+
+    Args:
+        texts: The texts.
+        groups: The number of each text's group.
+        most: How many words a group gets.
+    """
+    counts = [Counter[str]() for _ in range(int(groups.max()) + 1)]
+    for text, group in zip(texts, groups.tolist(), strict=True):
+        counts[group].update(words_in(text))
+    total, sizes = sum(counts, Counter[str]()), np.bincount(groups)
+    names = []
+    for count, size in zip(counts, sizes.tolist(), strict=True):
+        value = {
+            word: number / size * math.log(number / size / total[word] * len(texts))
+            for word, number in count.items()
+            if number > 1 or size < LEAST_MEMBERS
+        }
+        names.append(sorted((word for word in value if value[word] > 0), key=lambda word: (-value[word], word))[:most])
+    return names
+
+
+def correlations(profiles: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the profiles that correlate most with each, and how far, both of shape `(n, most)`, descending.
+
+    Args:
+        profiles: Of zero mean and unit length, or zero, of shape `(n, size)`.
+        most: How many.
+    """
+    near, values = np.empty((len(profiles), most), np.int64), np.empty((len(profiles), most), np.float32)
+    for start in range(0, len(profiles), 256):
+        part = profiles[start : start + 256] @ profiles.T
+        rows = np.arange(len(part))
+        part[rows, start + rows] = -np.inf
+        order = np.argsort(-part, axis=1, kind="stable")[:, :most]
+        near[start : start + 256], values[start : start + 256] = order, np.take_along_axis(part, order, axis=1)
+    return near, values

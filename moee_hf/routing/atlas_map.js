@@ -1,0 +1,144 @@
+// the map: points of a canvas, with what is pointed at in words below
+const map = data.map, places = map.places, points = map.texts.length, canvas = $("canvas"), MARGIN = 12;
+$("map-help").textContent = `${numbers(points)} texts` + (points < data.numTexts ? " chosen at random" : "") +
+  ". Texts that the model finds similar lie near each other, as far as a flat picture can show it (" +
+  (map.projection === "UMAP" ? "UMAP, which keeps neighbours together" : "the two main directions in which " +
+    "embeddings differ, PCA: what lies apart is different, what lies together may be") +
+  "). The colour is the group. Point at the map, or move over it with the arrow keys; choose groups to show them alone.";
+let shownGroup = null, matches = null, cursor = null;
+
+const groupName = (group) => data.textGroups[group].words.slice(0, 3).join(", ") || "no words of its own";
+data.textGroups.forEach((group, number) => {
+  const button = element("button", { type: "button", "aria-pressed": "false", onclick: () => {
+    shownGroup = shownGroup === number ? null : number;
+    [...$("legend").children].forEach((other, index) => other.setAttribute("aria-pressed", index === shownGroup));
+    draw();
+  } }, mark(number), `${number + 1}: ${groupName(number)} (${numbers(group.size)})`);
+  $("legend").append(button);
+
+  const item = (point, more = "") => element("li", {}, map.texts[point], more);
+  $("group-list").append(element("section", { class: "card" },
+    element("h3", {}, mark(number), `Group ${number + 1}: ${group.words.join(", ") || "no words of its own"}`),
+    element("p", { class: "faint" }, `${numbers(group.size)} of the ${numbers(points)} texts on the map`),
+    element("h4", {}, "Most typical"), element("ul", {}, ...group.central.map((point) => item(point))),
+    element("h4", {}, "Least typical: does it belong here?"), element("ul", {}, ...group.farthest.map(([point, near]) =>
+      item(point, near === number ? "" : element("span", { class: "faint" },
+        ` — nearer to group ${near + 1} (${groupName(near)})`))))));
+});
+
+function position(point) {
+  const width = canvas.clientWidth - 2 * MARGIN, height = canvas.clientHeight - 2 * MARGIN;
+  return [MARGIN + places[2 * point] / 1000 * width, MARGIN + (1 - places[2 * point + 1] / 1000) * height];
+}
+const isShown = (point) => (shownGroup === null || map.group[point] === shownGroup) &&
+  (matches === null || matches.has(point));
+
+function draw() {
+  canvas.style.height = `${Math.min(560, Math.max(320, Math.round(canvas.clientWidth * 0.6)))}px`;
+  const scale = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement);
+  canvas.width = canvas.clientWidth * scale;
+  canvas.height = canvas.clientHeight * scale;
+  const context = canvas.getContext("2d");
+  context.scale(scale, scale);
+  const colors = Array.from({ length: 7 }, (_, index) => style.getPropertyValue(`--category-${index}`));
+  const background = style.getPropertyValue("--background"), size = points > 5000 ? 2 : points > 500 ? 3 : 5;
+  const disk = (point, radius) => {
+    context.beginPath();
+    context.arc(...position(point), radius, 0, 2 * Math.PI);
+  };
+  for (const visible of [false, true]) {
+    for (let point = 0; point < points; point++) {
+      if (isShown(point) !== visible) continue;
+      const group = map.group[point];
+      context.globalAlpha = visible ? 0.8 : 0.1;
+      context.fillStyle = context.strokeStyle = colors[group % 7];
+      disk(point, size);
+      if (group < 7) context.fill();
+      else { context.lineWidth = 1.2; context.stroke(); }
+    }
+  }
+  context.globalAlpha = 1;
+  data.textGroups.forEach((group, number) => {  // the number of each group, at its most typical text
+    if (shownGroup !== null && shownGroup !== number) return;
+    const [x, y] = position(group.central[0]);
+    context.font = "bold 15px system-ui, sans-serif";
+    context.lineWidth = 4;
+    context.textAlign = "center";
+    context.strokeStyle = background;
+    context.fillStyle = style.getPropertyValue("--text");
+    context.strokeText(number + 1, x, y + 5);
+    context.fillText(number + 1, x, y + 5);
+  });
+  if (cursor !== null) {
+    context.strokeStyle = style.getPropertyValue("--text");
+    context.lineWidth = 2;
+    disk(cursor, size + 4);
+    context.stroke();
+  }
+}
+
+function nearest(x, y, most) {
+  const found = [];
+  for (let point = 0; point < points; point++) {
+    if (!isShown(point)) continue;
+    const [left, top] = position(point);
+    found.push([(left - x) ** 2 + (top - y) ** 2, point]);
+  }
+  found.sort((a, b) => a[0] - b[0]);
+  return found.slice(0, most).map(([, point]) => point);
+}
+function list(chosen) {
+  $("near").replaceChildren(...chosen.map((point) => element("li", {}, mark(map.group[point]), map.texts[point])));
+}
+function point(chosen) {
+  if (chosen === undefined) return;
+  cursor = chosen;
+  const group = map.group[chosen];
+  $("pointed").replaceChildren(mark(group), map.texts[chosen],
+    element("span", { class: "faint" }, ` (group ${group + 1}: ${groupName(group)})`));
+  draw();
+}
+const of = (event) => {
+  const box = canvas.getBoundingClientRect();
+  return [event.clientX - box.left, event.clientY - box.top];
+};
+canvas.addEventListener("pointermove", (event) => point(nearest(...of(event), 1)[0]));
+canvas.addEventListener("click", (event) => list(nearest(...of(event), 10)));
+canvas.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  const [x, y] = cursor === null ? [canvas.clientWidth / 2, canvas.clientHeight / 2] : position(cursor);
+  if (event.key === "Enter") list(nearest(x, y, 10));
+  if (!step) return;
+  event.preventDefault();
+  // the nearest point in this direction
+  let best = [Infinity, undefined];
+  for (let other = 0; other < points; other++) {
+    if (other === cursor || !isShown(other)) continue;
+    const [left, top] = position(other), along = (left - x) * step[0] + (top - y) * step[1];
+    const across = Math.abs((left - x) * step[1]) + Math.abs((top - y) * step[0]);
+    if (along > 0.5 && along + 2 * across < best[0]) best = [along + 2 * across, other];
+  }
+  point(best[1]);
+});
+$("find-text").addEventListener("input", (event) => {
+  const wanted = event.target.value.trim().toLowerCase();
+  matches = wanted === "" ? null : new Set(lowerMap.flatMap((text, index) => text.includes(wanted) ? [index] : []));
+  $("found-texts").textContent = matches === null ? "" : `${numbers(matches.size)} texts`;
+  list(matches === null ? [] : [...matches].slice(0, 20));
+  draw();
+});
+$("pointed").textContent = "Point at the map to read a text; click for the ten texts around.";
+new ResizeObserver(draw).observe($("legend"));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+draw();
+
+$("made").textContent = "Each text was read once, inside the prompt of the model. Words: the pieces of the texts, each " +
+  "with the average of the expert's log-ratio (its routing weight in comparison with the others of its layer) at this " +
+  "piece, less the average over all pieces; a piece that came seldom counts less (n of n + 5). Texts: the same " +
+  "log-ratio at the last token, with which the model sums a text up. Experts go together when these rise and fall " +
+  "together over texts. Groups are made by k-means; of 2 to 14, that number is taken which tells them apart best (by " +
+  "the silhouette), so groups can be coarse. Long texts are shortened." + (data.numLeftOut ?
+    ` ${numbers(data.numLeftOut)} of ${numbers(data.numTokens)} tokens are pieces that came late, for which there was ` +
+    "no room: they are not among the words." : "");
+$("command").textContent = data.command;
+$("command").hidden = !data.command;

@@ -1,0 +1,137 @@
+"""An atlas as a page: one file of 10 MB at most, whatever the model and the texts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..figures.page import page
+from ..files.partial import written_aside
+from .atlas import Atlas
+
+# bytes of the texts in the page: those of the map, and those of experts; the rest of 10 MB is for numbers and words
+MAP_BYTES, EXPERT_BYTES, WORD_BYTES = 4_500_000, 2_000_000, 500_000
+
+
+def write_page(atlas: Atlas, path: str | os.PathLike[str], command: str = "") -> None:
+    """Write a page of an atlas, which needs no network; the file is complete, or not there.
+
+    Args:
+        atlas: The atlas.
+        path: The file.
+        command: What made it, which the page says.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    body, style, experts, texts = (
+        resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+        for name in ("atlas.html", "atlas.css", "atlas.js", "atlas_map.js")
+    )
+    text = page(f"Atlas of {atlas.model}", body, experts + texts, page_data(atlas, command), style)
+    with written_aside(Path(path)) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def page_data(atlas: Atlas, command: str = "") -> dict[str, Any]:
+    """Return what the page shows, as JSON can say it. Experts and texts are named by their numbers.
+
+    Log-ratios are in hundredths, correlations in hundredths, shares in thousandths, places in thousandths of the map.
+    """
+    words = _Table(word for expert in atlas.experts for word, _ in expert.words)
+    words.add(word for group in atlas.expert_groups for word in group.words)
+    texts = _Table(text for expert in atlas.experts for text, _ in expert.texts)
+    layers = list(dict.fromkeys(expert.layer for expert in atlas.experts))
+    number_of = {(expert.layer, expert.expert): number for number, expert in enumerate(atlas.experts)}
+    return {
+        "model": atlas.model,
+        "command": command,
+        "numTexts": atlas.num_texts,
+        "numTokens": atlas.num_tokens,
+        "numLeftOut": atlas.num_left_out,
+        "layers": layers,
+        "numExperts": atlas.num_experts,
+        "chosen": atlas.experts_per_token,
+        "words": _cut(words.values, WORD_BYTES),
+        "texts": _cut(texts.values, EXPERT_BYTES),
+        "experts": {
+            "share": [None if expert.share is None else round(1000 * expert.share) for expert in atlas.experts],
+            "group": [expert.group for expert in atlas.experts],
+            "words": [
+                [part for w, v in e.words for part in (words.numbers[w], _hundredths(v))] for e in atlas.experts
+            ],
+            "texts": [
+                [part for t, v in e.texts for part in (texts.numbers[t], _hundredths(v))] for e in atlas.experts
+            ],
+            "partners": [
+                [part for *place, value in e.partners for part in (number_of[*place], round(100 * value))]
+                for e in atlas.experts
+            ],
+        },
+        "expertGroups": [
+            {
+                "experts": [number_of[place] for place in group.experts],
+                "words": [words.numbers[word] for word in group.words],
+                "points": group.texts,
+            }
+            for group in atlas.expert_groups
+        ],
+        "map": {
+            "projection": atlas.projection,
+            "places": (1000 * atlas.places).round().astype(int).flatten().tolist(),
+            "group": atlas.text_group.tolist(),
+            "texts": _cut(atlas.texts, MAP_BYTES),
+        },
+        "textGroups": [
+            {"size": group.size, "words": _cut(group.words, 300), "central": group.central, "farthest": group.farthest}
+            for group in atlas.text_groups
+        ],
+    }
+
+
+class _Table:
+    """Different strings, each once."""
+
+    def __init__(self, strings: Iterable[str]):
+        self.numbers: dict[str, int] = {}
+        self.add(strings)
+
+    def add(self, strings: Iterable[str]) -> None:
+        for string in strings:
+            self.numbers.setdefault(string, len(self.numbers))
+
+    @property
+    def values(self) -> list[str]:
+        return list(self.numbers)
+
+
+def _hundredths(value: float) -> int:
+    return round(100 * min(value, 99.0))
+
+
+def _cut(texts: list[str], most_bytes: int) -> list[str]:
+    """Texts cut so that all of them together take no more bytes in the page."""
+    sizes = [_bytes(text) for text in texts]
+    if sum(sizes) <= most_bytes:
+        return texts
+    room = most_bytes // len(texts)
+    return [text if size <= room else _beginning(text, room) for text, size in zip(texts, sizes, strict=True)]
+
+
+def _bytes(text: str) -> int:
+    """What a string takes in the page, with its comma; < is escaped there."""
+    return len(json.dumps(text, ensure_ascii=False).encode()) + 5 * text.count("<") + 1
+
+
+def _beginning(text: str, room: int) -> str:
+    """As much of a text as has room, and an ellipsis."""
+    room -= 3 + 3  # quotes and comma, and the ellipsis
+    for end, character in enumerate(text):
+        room -= _bytes(character) - 3
+        if room < 0:
+            return f"{text[:end]}…"
+    return text
