@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+import reference
 import torch
 from support.common import TEXTS
 
@@ -15,15 +16,48 @@ from moee_hf import MoEEModel
 pytest.importorskip("vllm.config", reason="vLLM is not installed; moee_hf/vllm/README.md says how to run these tests")
 
 from support.vllm_engine import PLAIN, difference, embed, engine, write_checkpoint
+from vllm.compilation.counter import compilation_counter
 
 pytestmark = pytest.mark.by_hand
 
 ARCHITECTURES = ["olmoe", "qwen2_moe", "qwen3_moe", "mixtral", "deepseek_v2", "gpt_oss", "granitemoe"]
-COMBINATIONS = ["hs", "rw", "concat", "sum"]
+# the first computes what the others take from the cache, and has HS and RW of one length
+COMBINATIONS = ["sum", "hs", "rw", "concat"]
 # empty, and too long for any of the models
 SPECIAL = [*TEXTS, "", "word " * 9000]
 CORPUS = [f"{number} {word} {'and more ' * (number % 5)}" for number in range(40) for word in ("cats", "rain")]
 CLOSE = 1e-5
+
+
+def mixed_texts(number: int) -> list[str]:
+    """Texts from a word to 70; some of them begin alike."""
+    generator = random.Random(3)  # at each token of this story, the embedded model's routers choose clearly
+    words = [word for text in TEXTS for word in text.split()]
+    story = generator.choices(words, k=40)
+    beginnings = [[], [], [], story[:20], story]
+    return [
+        " ".join([*generator.choice(beginnings), *generator.choices(words, k=generator.choice([1, 2, 5, 30]))])
+        for _ in range(number)
+    ]
+
+
+MIXED = [*SPECIAL, *mixed_texts(260)]
+
+
+@torch.no_grad()
+def clear_texts(model: MoEEModel, texts: list[str]) -> list[str]:
+    """Those whose routers choose by more than rounding; of others, `encode` may take other experts in another batch.
+
+    Those are one in a hundred of the tiny models, and more of the 30 layers of 32 experts of the embedded one: there,
+    vectors of batches of 1 and of 32 texts differ by up to 1.5e-2. Choices of groups are not looked at.
+    """
+    config, clear = model.model.config, []
+    for text in texts:
+        logits = model.model(model.tokenize(text)["input_ids"], output_router_logits=True).router_logits
+        best = torch.cat(logits).log_softmax(dim=-1).topk(config.num_experts_per_tok + 1).values
+        if (best[:, -2] - best[:, -1]).min() > 2e-6:  # other experts were taken up to 6e-7
+            clear.append(text)
+    return clear
 
 
 @pytest.fixture(scope="module")
@@ -38,53 +72,57 @@ def calibrated(tmp_path_factory):
     return folder / "calibrated"
 
 
-def mixed_texts(number: int) -> list[str]:
-    generator = random.Random(0)
-    words = [word for text in TEXTS for word in text.split()]
-    return [" ".join(generator.choices(words, k=generator.choice([1, 3, 9, 30, 120]))) for _ in range(number)]
+def differences(llm, model: MoEEModel, texts: list[str]) -> dict[str, float]:
+    """How far vectors are from those of `encode`, by combination: of the texts in order, and shuffled."""
+    both = model.encode(texts, combination="concat")
+    hidden, routing = np.split(both, [model.config.hidden_size], axis=1)
+    order = random.Random(1).sample(range(len(texts)), len(texts))
+    found = {}
+    for combination in COMBINATIONS:
+        expected = np.array(
+            [reference.embedding(h, r, combination, model.config.alpha) for h, r in zip(hidden, routing, strict=True)]
+        )
+        shuffled = embed(llm, [texts[index] for index in order], combination=combination)
+        found[combination] = max(
+            difference(embed(llm, texts, combination=combination), expected), difference(shuffled, expected[order])
+        )
+    return found
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_plain_checkpoint_gives_the_vectors_of_encode(architecture, tmp_path, record_property):
-    folder = write_checkpoint(tmp_path, architecture)
+@pytest.mark.parametrize("name", ["embedded", *ARCHITECTURES])
+def test_all_that_makes_vllm_fast_changes_no_vector(name, tmp_path, monkeypatch, record_property):
+    """At once: compiled code, texts that are cut in chunks, and beginnings that are taken from a cache."""
+    # with DeepSeek's own attention, vLLM on a processor takes whole texts only
+    monkeypatch.setenv("VLLM_MLA_DISABLE", "1")
+    folder = tmp_path if name == "embedded" else write_checkpoint(tmp_path, name)
+    model = MoEEModel.from_pretrained(name if name == "embedded" else folder, dtype=torch.float32)
+    if name == "embedded":
+        model.config.choose(max_length=512)
+        model.save_pretrained(folder)
+    texts = clear_texts(model, MIXED)
+    assert len(texts) >= 200
+    compiled = compilation_counter.num_models_seen
+    options = dict(enforce_eager=False, max_num_batched_tokens=64, enable_prefix_caching=True, block_size=32)
+    with engine(folder, max_model_len=512, hf_overrides=PLAIN, **options) as llm:
+        found = differences(llm, model, texts)
+        (again,) = llm.embed(max(texts, key=len), use_tqdm=False)
+    record_property("differences", found)
+    record_property("texts", len(texts))
+    assert max(found.values()) < CLOSE, found
+    assert compilation_counter.num_models_seen == compiled + 1
+    assert len(again.prompt_token_ids) > 64
+    assert again.num_cached_tokens >= len(again.prompt_token_ids) - 64
+
+
+def test_the_latent_attention_of_deepseek(tmp_path, record_property):
+    """Compiled, but of whole texts: on a processor, vLLM leaves chunks and the cache of prefixes out with it."""
+    folder = write_checkpoint(tmp_path, "deepseek_v2")
     model = MoEEModel.from_pretrained(folder, dtype=torch.float32)
-    with engine(folder, hf_overrides=PLAIN) as llm:
-        got = {combination: embed(llm, SPECIAL, combination=combination) for combination in COMBINATIONS}
-    for combination, vectors in got.items():
-        far = difference(vectors, model.encode(SPECIAL, combination=combination))
-        record_property(combination, far)
-        assert far < CLOSE, combination
-
-
-def test_the_embedded_model_gives_the_vectors_of_encode(tmp_path, record_property):
-    model = MoEEModel.from_pretrained("embedded", dtype=torch.float32)
-    model.save_pretrained(tmp_path)
-    with engine(tmp_path, max_model_len=1024) as llm:
-        for combination in COMBINATIONS:
-            far = difference(embed(llm, TEXTS, combination=combination), model.encode(TEXTS, combination=combination))
-            record_property(combination, far)
-            assert far < CLOSE, combination
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"max_num_batched_tokens": 64, "enable_prefix_caching": True},
-        {"enable_prefix_caching": False, "max_num_seqs": 3},
-        {"enforce_eager": False},
-    ],
-    ids=["chunks_and_prefixes", "small_batches", "compiled"],
-)
-def test_vectors_do_not_depend_on_how_a_batch_runs(options, calibrated, record_property):
-    texts = mixed_texts(200)
-    shuffled = random.Random(1).sample(range(200), 200)
-    model = MoEEModel.from_pretrained(calibrated)
-    expected = model.encode(texts)
-    with engine(calibrated, **options) as llm:
-        far = difference(embed(llm, texts), expected)
-        far_shuffled = difference(embed(llm, [texts[index] for index in shuffled]), expected[shuffled])
-    record_property("difference", max(far, far_shuffled))
-    assert max(far, far_shuffled) < CLOSE
+    texts = clear_texts(model, MIXED)
+    with engine(folder, max_model_len=512, hf_overrides=PLAIN, enforce_eager=False) as llm:
+        found = differences(llm, model, texts)
+    record_property("differences", found)
+    assert max(found.values()) < CLOSE, found
 
 
 def test_two_processes_share_the_experts(calibrated, monkeypatch, record_property):
