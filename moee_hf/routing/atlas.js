@@ -23,7 +23,7 @@ const mark = (group, kind = "") => colours(element("span", { class: `mark ${kind
 
 function times(hundredths) {
   const ratio = Math.exp(hundredths / 100);
-  return ratio > 1000 ? "×1,000+" : `×${ratio >= 10 ? Math.round(ratio) : ratio.toFixed(1)}`;
+  return ratio > 1000 ? "×1,000+" : `×${ratio.toPrecision(ratio < 100 ? 2 + (ratio < 2) : 3)}`;
 }
 function pairs(flat) {
   const found = [];

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-# a colour has two shapes, and there are seven colours
-MOST_GROUPS = 14
+# two groups alone are told apart best, and say least; a colour has two shapes, and there are seven colours
+LEAST_GROUPS, MOST_GROUPS = 6, 14
 # a group has so many members on average at least
-LEAST_MEMBERS = 4
+LEAST_MEMBERS = 5
 # vectors are reduced to so many principal components before they are grouped
 COMPONENTS = 50
 # on so many members it is measured how well groups are told apart
@@ -45,8 +45,8 @@ def principal(vectors: np.ndarray, most: int = COMPONENTS) -> np.ndarray:
 def groups_of(vectors: np.ndarray) -> np.ndarray:
     """Return the number of each vector's group, from 0, the largest group first.
 
-    K-means makes 2 to 14 groups; that number is taken with which members are nearest to their own group in comparison
-    with the next one (the mean silhouette).
+    K-means makes 6 to 14 groups, fewer of few vectors; that number is taken with which members are nearest to their own
+    group in comparison with the next one (the mean silhouette).
 
     Args:
         vectors: Of shape `(n, size)`.
@@ -56,7 +56,7 @@ def groups_of(vectors: np.ndarray) -> np.ndarray:
 
     best, labels = -math.inf, np.zeros(len(vectors), np.int64)
     most = min(MOST_GROUPS, len(vectors) // LEAST_MEMBERS, len(np.unique(vectors, axis=0)) - 1)
-    for number in range(2, most + 1):
+    for number in range(min(LEAST_GROUPS, most), most + 1):
         found = KMeans(number, n_init=2, random_state=0).fit_predict(vectors)
         size = min(SILHOUETTE_SAMPLE, len(vectors))
         chosen = np.random.default_rng(0).permutation(len(vectors))[:size]

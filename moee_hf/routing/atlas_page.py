@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from ..files.partial import written_aside
 from .atlas import Atlas
 
 # bytes of the texts in the page: those of the map, and those of experts; the rest of 10 MB is for numbers and words
-MAP_BYTES, EXPERT_BYTES, WORD_BYTES = 4_500_000, 2_000_000, 500_000
+MAP_BYTES, EXPERT_BYTES, WORD_BYTES = 4_000_000, 2_000_000, 1_000_000
 
 
 def write_page(atlas: Atlas, path: str | os.PathLike[str], command: str = "") -> None:
@@ -129,9 +130,5 @@ def _bytes(text: str) -> int:
 
 def _beginning(text: str, room: int) -> str:
     """As much of a text as has room, and an ellipsis."""
-    room -= 3 + 3  # quotes and comma, and the ellipsis
-    for end, character in enumerate(text):
-        room -= _bytes(character) - 3
-        if room < 0:
-            return f"{text[:end]}…"
-    return text
+    fitting = bisect.bisect_right(range(len(text)), room, key=lambda end: _bytes(f"{text[:end]}…"))
+    return f"{text[: max(0, fitting - 1)]}…"
