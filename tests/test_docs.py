@@ -33,6 +33,7 @@ DOCS = {
         "moee_hf/embedded/README.md",
         "moee_hf/evaluation/README.md",
         "moee_hf/search/README.md",
+        "moee_hf/routing/README.md",
         "moee_hf/serving/README.md",
         "moee_hf/vllm/README.md",
         "tests/benchmarks/README.md",

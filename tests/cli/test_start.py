@@ -16,7 +16,7 @@ NEEDS_NO_TORCH = [
     ["similarity", "a", "--combination", "both"],
 ]
 COMMANDS = (
-    *("similarity", "embed", "search", "calibrate", "evaluate", "robustness", "complementarity"),
+    *("similarity", "embed", "search", "explain", "calibrate", "evaluate", "robustness", "complementarity"),
     *("publish", "serve", "examples", "info", "backbones"),
 )
 NEEDS_NO_TORCH += [[command, flag] for command in COMMANDS for flag in ("--help", "--nosuch")]

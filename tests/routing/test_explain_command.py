@@ -3,17 +3,18 @@
 import json
 import re
 import shlex
-import shutil
 import sys
 
 import numpy as np
 import pytest
+from support import browser
 from support.common import CHECKPOINT, ROOT, TEXTS
 
 from moee_hf import MoEEModel
 from moee_hf.cli import main
 from moee_hf.model import hub_moee
 from moee_hf.routing.explain import explain
+from moee_hf.routing.explain_files import write_explanation
 
 PAIR = ["A man is playing a guitar.", "Someone performs\tmusic [bold]$5\x1b[31m."]
 SMALL = ["--model", str(CHECKPOINT), "--dtype", "float32"]
@@ -132,21 +133,11 @@ def test_commands_of_the_readme_run_as_written(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_page_in_a_browser(tmp_path, model):
     """Texts do nothing, an expert is reached by pointer and by keyboard, and its words light up."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if (browser := shutil.which("chromium")) is None:
-        pytest.skip("there is no chromium")
-    from moee_hf.routing.explain_files import write_explanation
-
     hostile = ['</script><script>document.title="owned"</script><img src=x onerror="document.title=1"> 🎸 guitar', "x"]
     explanation = explain(model, *hostile, *TEXTS[:1], tokens=True)
     write_explanation(explanation, tmp_path / "page.html")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page, problems = chromium.new_page(), []
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.append(request.url) if request.url[:4] == "http" else None)
-        page.goto((tmp_path / "page.html").as_uri())
+    url = (tmp_path / "page.html").as_uri()
+    with browser.chromium() as chromium, browser.watched(chromium, url) as page:
         page.get_by_label("texts 1 and 2: ").first.click()
         assert page.locator(".text").all_inner_texts()[0].partition("\n")[2] == hostile[0]
         page.locator("canvas").first.focus()
@@ -165,5 +156,3 @@ def test_a_page_in_a_browser(tmp_path, model):
         page.locator("canvas").nth(2).hover(position={"x": 2, "y": 58})
         assert re.match(r"MoE layer \d, expert 0: ", page.locator("#details").inner_text())
         assert page.title().startswith("How alike texts")
-        chromium.close()
-    assert problems == []
