@@ -13,7 +13,7 @@ from ..routing.explain_words import HIDDEN, ROUTING, expert_name, headline, numb
 from .routing import bar
 
 # characters: of the longest bar, for a similarity of 1; of that of a layer or an expert; of a text
-_PART, _BAR, _TEXT = 40, 20, 70
+_PART, _BAR, _TEXT = 24, 20, 70
 
 
 def show_explanation(explanation: Explanation) -> None:

@@ -43,16 +43,15 @@ keys. The stronger the colour, the larger the number.</p>
 def page_of(explanation: Explanation) -> str:
     """Return an explanation as a page of HTML, which shows the two texts that are most alike first."""
     first, second = explanation.nearest()
+    numbers = explanation.to_dict()
+    pairs = [(pair["first"], pair["second"]) for pair in numbers["pairs"]]
     words = {
         "names": {"hidden": HIDDEN, "routing": ROUTING},
         "meaning": meaning_of_routing(explanation),
         "product": PRODUCT,
-        "pairs": [
-            [headline(explanation, *pair), parts(explanation, *pair)]
-            for pair in ((p["first"], p["second"]) for p in explanation.to_dict()["pairs"])
-        ],
+        "pairs": [[headline(explanation, *pair), parts(explanation, *pair)] for pair in pairs],
     }
-    data = {**_short(explanation.to_dict()), "words": words, "shown": [first, second]}
+    data = {**_short(numbers), "words": words, "shown": [first, second]}
     script, style = (
         resources.files(__package__).joinpath(f"explain.{kind}").read_text(encoding="utf-8") for kind in ("js", "css")
     )

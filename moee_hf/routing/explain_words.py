@@ -56,10 +56,10 @@ def words_of(explanation: Explanation, text: int, part: ExpertPart, most: int = 
     """Return the words of a text whose tokens choose an expert, with commas between those that are apart."""
     if explanation.tokens is None:
         return ""
-    words, before = "", None
+    words, before = "", 0
     for begin, end in sorted(explanation.tokens[text].chosen_by(explanation.layers.index(part.layer), part.expert)):
-        word = explanation.texts[text][begin:end]
-        words += word if before in (None, begin) else f", {word.lstrip()}"
+        word = explanation.texts[text][max(begin, before) : end]  # tokens may share a character
+        words += f", {word.lstrip()}" if words and begin > before else word
         before = end
     return one_line(words, most)
 

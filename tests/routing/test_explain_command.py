@@ -71,6 +71,14 @@ def test_the_view_of_several_texts(capsys, model):
     assert "expert" not in printed(capsys, *TEXTS[:2], "--combination", "hs")
 
 
+def test_no_number_is_cut_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for texts in (PAIR, ["A text."] * 2, [str(number) for number in range(20)]):
+        out = printed(capsys, *texts, "--tokens")
+        assert "…" not in out
+        assert "expert" in out
+
+
 def test_json_on_standard_output_and_in_a_file(capsys, tmp_path, model):
     expected = explain(model, *PAIR, tokens=True).to_dict()
     read = json.loads(printed(capsys, *PAIR, "--tokens", "--output", "-"))
