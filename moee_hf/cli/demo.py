@@ -7,6 +7,7 @@ import sys
 import threading
 import webbrowser
 
+from ..files.texts import TextFile
 from .choices import add_choice_flags
 from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, set_run
 from .listening import listening, port_number, run_server, url_of
@@ -50,7 +51,10 @@ def _demo(arguments: argparse.Namespace) -> None:
     for name in ("column", "delimiter"):
         if arguments.corpus is None and getattr(arguments, name) is not None:
             raise ValueError(f"{name}: expected --corpus beside it, as it has no effect otherwise. Leave it out.")
-    with listening(arguments.host, arguments.port):  # a port that is taken is told before minutes of loading
+    # what is wrong with them is told before minutes of loading
+    if arguments.corpus is not None:
+        TextFile(arguments.corpus, arguments.column, arguments.delimiter).check()
+    with listening(arguments.host, arguments.port):
         pass
     model = load_model(arguments)
     from ..demo import create_app
@@ -72,4 +76,5 @@ def _demo(arguments: argparse.Namespace) -> None:
             if not arguments.no_browser:  # some browsers return when they are closed
                 threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
-        run_server(app, listener, begin, timeout_graceful_shutdown=ENDING_SECONDS)
+        # its only words would be that it ends connections
+        run_server(app, listener, begin, timeout_graceful_shutdown=ENDING_SECONDS, log_level="critical")

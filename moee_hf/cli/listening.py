@@ -80,4 +80,4 @@ def run_server(app: Any, listener: socket.socket, begin: Callable[[], object] | 
         with contextlib.suppress(asyncio.CancelledError):
             await app(scope, receive, send)
 
-    Server(uvicorn.Config(answered, log_level="warning", **settings)).run(sockets=[listener])
+    Server(uvicorn.Config(answered, **{"log_level": "warning", **settings})).run(sockets=[listener])

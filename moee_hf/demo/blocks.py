@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
     from ..model.modeling_moee import MoEEModel
-    from ..routing.explain import Explanation
 
 # pairs of texts to begin with: alike in meaning, in words alone, in another way, not at all
 PAIRS = (
@@ -27,8 +26,6 @@ PAIRS = (
     ("She plays the violin in an orchestra.", "Stock prices fell sharply on Monday."),
 )
 QUERIES = ("an animal at rest", "trouble with a computer", "somebody performs music")
-# puts whether the page is dark in the place of the second argument
-_IS_DARK = "(explanation) => [explanation, document.body.classList.contains('dark')]"
 # visitors who wait at the same time; more are told to come back
 MOST_WAITING = 64
 
@@ -57,11 +54,11 @@ def create_demo(model: MoEEModel, corpus: Index | None = None, prompt: str | Non
     with gradio.Blocks(title="MoEE", analytics_enabled=False) as demo:
         _add_functions(answers, index)  # before events, which Gradio names after their functions, too
         gradio.HTML(_head(model), apply_default_css=False)
-        with gradio.Tab("Compare"):
+        with gradio.Tab("Compare", elem_id="compare-tab"):
             _compare_tab(answers)
-        with gradio.Tab("Search"):
+        with gradio.Tab("Search", elem_id="search-tab"):
             _search_tab(answers, index)
-        with gradio.Tab("Routing"):
+        with gradio.Tab("Routing", elem_id="routing-tab"):
             _routing_tab(answers)
     demo.queue(max_size=MOST_WAITING)
     return demo
@@ -92,26 +89,17 @@ def _compare_tab(answers: Answers) -> None:
 
     with gradio.Row():
         first, second = (
-            gradio.Textbox(text, label=f"Text {number}", lines=2, max_lines=8, min_width=280, elem_id=f"text-{number}")
+            gradio.Textbox(text, label=f"Text {number}", max_lines=8, min_width=280, elem_id=f"text-{number}")
             for number, text in enumerate(PAIRS[0], 1)
         )
     button = gradio.Button("Compare", variant="primary", elem_id="compare")
     examples = _examples(PAIRS, [first, second])
-    answer, figure = (gradio.HTML(elem_id=name, apply_default_css=False) for name in ("similarity", "figure"))
-    explanation, is_dark = gradio.State(), gradio.Checkbox(visible=False)
+    answer = gradio.HTML(elem_id="explanation", apply_default_css=False)
 
-    def compare(first: str, second: str) -> tuple[str, Explanation]:
-        found = answers.compare(first, second)
-        return shown.similarity(found), found
+    def compare(first: str, second: str) -> str:
+        return shown.explanation(answers.compare(first, second))
 
-    def draw(explanation: Explanation, is_dark: bool) -> str:
-        return shown.figure(explanation, "dark" if is_dark else "light")
-
-    # the number comes first; the figure takes longer
-    for event in _on(
-        [button.click, first.submit, second.submit, *examples], compare, [first, second], [answer, explanation]
-    ):
-        event.success(draw, [explanation, is_dark], figure, js=_IS_DARK, api_visibility="private")
+    _on([button.click, first.submit, second.submit, *examples], compare, [first, second], answer)
 
 
 def _search_tab(answers: Answers, index: Index) -> None:
@@ -132,7 +120,7 @@ def _search_tab(answers: Answers, index: Index) -> None:
 def _routing_tab(answers: Answers) -> None:
     import gradio
 
-    text = gradio.Textbox(PAIRS[0][0], label="Text", lines=2, max_lines=8, elem_id="text")
+    text = gradio.Textbox(PAIRS[0][0], label="Text", max_lines=8, elem_id="text")
     button = gradio.Button("Show the routing", variant="primary", elem_id="route")
     answer = gradio.HTML(elem_id="routing", apply_default_css=False)
 
@@ -156,10 +144,10 @@ def _examples(rows: Any, boxes: list[Any]) -> list[Callable[..., Any]]:
     return filled
 
 
-def _on(events: list[Callable[..., Any]], function: Callable[..., Any], inputs: list[Any], outputs: Any) -> list[Any]:
+def _on(events: list[Callable[..., Any]], function: Callable[..., str], inputs: list[Any], output: Any) -> None:
     """Let each of the events show what a function says; its errors are sentences on the page."""
-    options: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model"}
-    return [event(_in_sentences(function), inputs, outputs, **options) for event in events]
+    for event in events:
+        event(_in_sentences(function), inputs, output, api_visibility="private", concurrency_id="model")
 
 
 def _in_sentences(function: Callable[..., Any]) -> Callable[..., Any]:

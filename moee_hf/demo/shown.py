@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..figures.style import drawing
-from ..routing.explain_figure import draw_pair
-from ..routing.explain_words import expert_name, headline, number, parts
+from ..routing.explain_page import page_of
 
 if TYPE_CHECKING:
     from ..routing.explain import Explanation
@@ -22,45 +17,14 @@ if TYPE_CHECKING:
 
 # of a text, so many tokens are shown; of a hit, so many characters
 SHOWN_TOKENS, SHOWN_CHARACTERS = 80, 400
-# of the figure, which is as wide as the page
-_DOTS_PER_INCH = 110
 
 
-def similarity(explanation: Explanation) -> str:
-    """Return how alike two texts are: a number, a sentence, and what HS, each layer and the strongest experts give."""
-    total = [("hidden state (HS)", explanation.of_hidden[0, 1]), ("routing (RW)", explanation.of_routing[0, 1])]
-    layers = [
-        (f"MoE layer {layer}", amount)
-        for layer, amount in zip(explanation.layers, explanation.of_layers[0, 1], strict=True)
-    ]
-    tables = [("What it is made of", total), ("Routing by layer", layers)]
-    for title, experts in zip(("Most alike", "Most different"), explanation.strongest(0, 1), strict=True):
-        tables.append((f"{title} in", [(expert_name(part), part.amount) for part in experts]))
-    numbers = "".join(_amounts(title, rows) for title, rows in tables if rows)
-    return _block(
-        f'<p class="number">{number(explanation.similarity[0, 1])}</p>'
-        f"<p>is how alike these two texts are. {parts(explanation, 0, 1)} Around 0, they have nothing in common for "
-        "this model.</p>"
-        f'<details><summary>All numbers</summary><div class="columns">{numbers}</div></details>'
-    )
-
-
-def figure(explanation: Explanation, theme: str) -> str:
-    """Return the figure of `moee explain` for two texts, in a theme of the figures."""
-    content = io.BytesIO()
-    with drawing(theme) as colors, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is a box
-        draw_pair(explanation, colors).savefig(content, format="png", dpi=_DOTS_PER_INCH)
-    image = base64.b64encode(content.getvalue()).decode()
-    words = html.escape(f"{headline(explanation, 0, 1)}. {parts(explanation, 0, 1)} All numbers stand above.")
-    return _block(f'<div class="wide" tabindex="0"><img alt="{words}" src="data:image/png;base64,{image}"></div>')
-
-
-def _amounts(title: str, rows: Sequence[tuple[str, float]]) -> str:
-    lines = "".join(
-        f'<tr><th scope="row">{name}</th><td class="amount">{number(amount)}</td></tr>' for name, amount in rows
-    )
-    return f"<table><caption>{title}</caption>{lines}</table>"
+def explanation(found: Explanation) -> str:
+    """Return the page of `moee explain`, as a frame that is as high as what it shows."""
+    grow = "new ResizeObserver(() => this.style.height = this.contentDocument.body.offsetHeight + 'px')"
+    onload = f"{grow}.observe(this.contentDocument.body)"
+    page = html.escape(page_of(found))
+    return _block(f'<iframe title="Why the texts are alike" srcdoc="{page}" onload="{onload}"></iframe>')
 
 
 def hits(found: Sequence[Hit]) -> str:

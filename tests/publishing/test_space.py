@@ -40,7 +40,7 @@ def test_a_space_is_complete_and_pinned(hub, space):
     assert not any("__pycache__" in name or name.startswith("moee_hf/embedded/") for name in names)
     assert sum((space / name).stat().st_size for name in names) < 2e6
     pins = dict(line.split("==") for line in (space / "requirements.txt").read_text().splitlines())
-    assert {"torch", "transformers", "gradio", "matplotlib"} <= pins.keys()
+    assert {"torch", "transformers", "gradio"} <= pins.keys()
     assert all(importlib.metadata.version(name).split("+")[0] == version for name, version in pins.items())
     settings = {"model": "lab/backbone", "revision": hub.head("lab/backbone"), "choices": {"alpha": 0.5}}
     assert json.loads((space / "space.json").read_text()) == settings
