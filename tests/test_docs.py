@@ -30,6 +30,7 @@ DOCS = {
         "CONTRIBUTING.md",
         "configs/README.md",
         "moee_hf/bulk/README.md",
+        "moee_hf/demo/README.md",
         "moee_hf/embedded/README.md",
         "moee_hf/evaluation/README.md",
         "moee_hf/search/README.md",
