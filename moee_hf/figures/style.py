@@ -160,5 +160,6 @@ def _use_palette(path: Path) -> None:
     from PIL import Image  # matplotlib brings it
 
     with Image.open(path) as image:
-        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        # the method that keeps rare colours, such as those at the ends of a scale
+        few = image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(path, format="png", optimize=True)

@@ -84,6 +84,18 @@ def test_figures_are_written_without_a_warning(kind, count, theme, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_palette_of_a_png_has_every_colour_nearly(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    explanation = drawn(["a", "b"], 8, 32)
+    with drawing() as theme:
+        figure = draw_pair(explanation, theme)
+        style.save(figure, tmp_path / "few.png")
+        figure.savefig(tmp_path / "all.png", dpi=style.DOTS_PER_INCH)
+    few, all_ = (np.asarray(image.open(tmp_path / f"{name}.png").convert("RGB"), int) for name in ("few", "all"))
+    assert abs(few - all_).max() <= 8  # of 255
+    assert (tmp_path / "few.png").stat().st_size < (tmp_path / "all.png").stat().st_size / 2
+
+
 def test_other_embeddings_and_many_texts(model, tmp_path):
     same = explain(model, "A text.", "A text.", tokens=True)
     assert same.strongest(0, 1)[1] == []
