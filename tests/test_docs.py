@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 import transformers
 from support import update_docs
-from support.common import BACKBONE, CHECKPOINT, ROOT, TEXTS
+from support.common import BACKBONE, CHECKPOINT, MANY, ROOT, TEXTS
 
 from moee_hf import MoEEModel
 from moee_hf.cli import build_parser, main
@@ -127,7 +127,7 @@ def test_python_examples_with_the_hub(code, hub, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     hub.add("allenai/OLMoE-1B-7B-0924", BACKBONE)
     model = MoEEModel.from_pretrained("allenai/OLMoE-1B-7B-0924")
-    exec(code.replace("you/", "author/"), {"MoEEModel": MoEEModel, "model": model})
+    exec(code.replace("you/", "author/"), {"MoEEModel": MoEEModel, "model": model, "texts": [*TEXTS, *MANY]})
 
 
 @pytest.mark.parametrize("code", without_output(EVALUATION))

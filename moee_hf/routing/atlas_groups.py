@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections import Counter
@@ -45,8 +46,8 @@ def principal(vectors: np.ndarray, most: int = COMPONENTS) -> np.ndarray:
 def groups_of(vectors: np.ndarray) -> np.ndarray:
     """Return the number of each vector's group, from 0, the largest group first.
 
-    K-means makes 6 to 14 groups, fewer of few vectors; that number is taken with which members are nearest to their own
-    group in comparison with the next one (the mean silhouette).
+    K-means makes 6 to 14 groups, fewer of few vectors; that number is taken with which members are nearest to their
+    own group in comparison with the next one (the mean silhouette).
 
     Args:
         vectors: Of shape `(n, size)`.
@@ -84,11 +85,11 @@ def plane(components: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _umap() -> Any:
+    """The package of UMAP, or None; it is no dependency, as it brings a compiler."""
     try:
-        import umap
+        return importlib.import_module("umap")
     except ImportError:
         return None
-    return umap
 
 
 def words_in(text: str) -> set[str]:

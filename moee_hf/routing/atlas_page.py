@@ -69,7 +69,7 @@ def page_data(atlas: Atlas, command: str = "") -> dict[str, Any]:
                 [part for t, v in e.texts for part in (texts.numbers[t], _hundredths(v))] for e in atlas.experts
             ],
             "partners": [
-                [part for *place, value in e.partners for part in (number_of[*place], round(100 * value))]
+                [part for layer, other, v in e.partners for part in (number_of[layer, other], round(100 * v))]
                 for e in atlas.experts
             ],
         },

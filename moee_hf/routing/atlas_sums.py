@@ -53,14 +53,14 @@ class TopTexts:
         best = values.topk(min(len(self.values), len(texts)), dim=0)
         is_better = best.values > self.values[-1]
         numbers = torch.full((len(texts),), -1)
-        for index in best.indices[is_better].unique().tolist():
+        for index in np.unique(best.indices[is_better]).tolist():
             numbers[index] = self._number(texts[index], digests[index])
         found = numbers[best.indices]  # [c, num_experts]
         is_better &= ~(found[:, None] == self.numbers).any(dim=1)
         candidates = torch.cat([self.values, best.values.where(is_better, -torch.inf)])
         self.values, order = candidates.topk(len(self.values), dim=0)
         self.numbers = torch.cat([self.numbers, found.where(is_better, -1)]).gather(0, order)
-        kept = set(self.numbers.unique().tolist())
+        kept = set(np.unique(self.numbers).tolist())
         self.texts = {number: text for number, text in self.texts.items() if number in kept}
         self._known = {digest: number for digest, number in self._known.items() if number in kept}
 
