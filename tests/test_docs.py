@@ -154,7 +154,7 @@ def test_commands_run_as_written(tmp_path, monkeypatch):
     monkeypatch.setattr("moee_hf.cli.publish._verify", lambda folder, device: None)
     lines = lines_of_bash("README.md", BULK, "upload_scripts/README.md")
     offline = [line for line in lines if re.search(r"examples|trial|moee info my|moee backbones", line)]
-    assert len(offline) == 8
+    assert len(offline) == 9
     for line in offline:
         *installed, command = line.split(" && ")
         moee, *arguments = shlex.split(command)

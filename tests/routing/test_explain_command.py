@@ -122,18 +122,18 @@ def test_tokens_need_one_routing(flags, capsys):
 
 @pytest.mark.slow
 def test_commands_of_the_readme_run_as_written(tmp_path, monkeypatch):
-    """With a small model in place of the embedded one; two of them draw what the README of the package shows."""
+    """With a small model in place of the embedded one; four of them draw what the README of the package shows."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / IMAGES.relative_to(ROOT)).mkdir(parents=True)
     monkeypatch.setitem(hub_moee._ALIASES, "embedded", str(CHECKPOINT))
     blocks = re.findall(r"```bash\n(.*?)\n```", README.read_text(encoding="utf-8"), re.DOTALL)
     commands = [line for block in blocks for line in block.replace("\\\n", "").splitlines() if "moee explain" in line]
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         assert main(shlex.split(command)[1:]) == 0
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.is_file()}
-    images = {str(path.relative_to(ROOT)) for path in IMAGES.glob("explain-*.png")}
-    assert len(images) == 2
+    images = {str(path.relative_to(ROOT)) for path in IMAGES.glob("*.png")}
+    assert len(images) == 4
     assert written == {"pair.png", "pair.html", *images}
     assert all((ROOT / path).stat().st_size < 120_000 for path in images)
 
