@@ -37,11 +37,11 @@ const nameOf = (expert) => `Layer ${layerOf(expert)}, expert ${expert % count}`;
 const wordsOf = (group) => group.words.map((word) => data.words[word]);
 
 $("title").textContent = `What the experts of ${data.model} read`;
-$("summary").textContent = `${numbers(data.numTexts)} texts of ${numbers(data.numTokens)} tokens (words and pieces of ` +
-  `words), ${numbers(total)} experts in ${data.layers.length} layers, ${data.expertGroups.length} groups of experts, ` +
-  `${data.textGroups.length} groups of texts.`;
-$("layers-help").textContent = `Here are the ${data.layers.length} layers whose routing is part of an embedding, with ` +
-  `${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
+$("summary").textContent = `${numbers(data.numTexts)} texts of ${numbers(data.numTokens)} tokens (words and pieces ` +
+  `of words), ${numbers(total)} experts in ${data.layers.length} layers, ${data.expertGroups.length} groups of ` +
+  `experts, ${data.textGroups.length} groups of texts.`;
+$("layers-help").textContent = `Here are the ${data.layers.length} layers whose routing is part of an embedding, ` +
+  `with ${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
   " Layers and experts are counted from 0.";
 
 // the grid, one stop of the tabulator key

@@ -106,8 +106,8 @@ def words_in(text: str) -> set[str]:
 def names_of(texts: Sequence[str], groups: np.ndarray, most: int = 5) -> list[list[str]]:
     """Return the words that name each group: many of its texts have them, and few of the others.
 
-    A word counts the share of the group's texts with it, times the logarithm of how often more that is than among all
-    texts.
+    A word counts the share of the group's texts with it, times the squared logarithm of how many times more that is
+    than among all texts; squared, so that common words such as "the" give way.
 
     Args:
         texts: The texts.
@@ -121,11 +121,11 @@ def names_of(texts: Sequence[str], groups: np.ndarray, most: int = 5) -> list[li
     names = []
     for count, size in zip(counts, sizes.tolist(), strict=True):
         value = {
-            word: number / size * math.log(number / size / total[word] * len(texts))
+            word: number / size * math.log(number / size / total[word] * len(texts)) ** 2
             for word, number in count.items()
-            if number > 1 or size < LEAST_MEMBERS
+            if number * len(texts) > total[word] * size and (number > 1 or size < LEAST_MEMBERS)
         }
-        names.append(sorted((word for word in value if value[word] > 0), key=lambda word: (-value[word], word))[:most])
+        names.append(sorted(value, key=lambda word: (-value[word], word))[:most])
     return names
 
 

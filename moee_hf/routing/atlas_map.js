@@ -1,10 +1,10 @@
 // the map: points of a canvas, with what is pointed at in words below
 const map = data.map, places = map.places, points = map.texts.length, canvas = $("canvas"), MARGIN = 12;
-$("map-help").textContent = `${numbers(points)} texts` + (points < data.numTexts ? " chosen at random" : "") +
-  ". Texts that the model finds similar lie near each other, as far as a flat picture can show it (" +
-  (map.projection === "UMAP" ? "UMAP, which keeps neighbours together" : "the two main directions in which " +
-    "embeddings differ, PCA: what lies apart is different, what lies together may be") +
-  "). The colour is the group. Point at the map, or move over it with the arrow keys; choose a group to show it alone.";
+const reading = map.projection === "UMAP" ? "by UMAP, which keeps neighbours together" :
+  "by PCA, the two main directions in which embeddings differ: what lies apart is different, what lies together may be";
+$("map-help").textContent = `${numbers(points)} different texts. Those that the model finds similar lie near each ` +
+  `other, as far as a flat picture can show it (${reading}). The colour is the group. Point at the map, or move over ` +
+  "it with the arrow keys; choose a group to show it alone.";
 let shownGroup = null, matches = null, cursor = null;
 
 const groupName = (group) => data.textGroups[group].words.slice(0, 3).join(", ") || "no words of its own";
@@ -17,13 +17,14 @@ data.textGroups.forEach((group, number) => {
   $("legend").append(button);
 
   const item = (point, more = "") => element("li", {}, map.texts[point], more);
-  const elsewhere = (near) => element("span", { class: "faint" }, ` — nearer to group ${near + 1} (${groupName(near)})`);
+  const elsewhere = (near) =>
+    element("span", { class: "faint" }, ` — nearer to group ${near + 1} (${groupName(near)})`);
   $("group-list").append(element("section", { class: "card" },
     element("h3", {}, mark(number), `Group ${number + 1}: ${group.words.join(", ") || "no words of its own"}`),
     element("p", { class: "faint" }, `${numbers(group.size)} of the ${numbers(points)} texts on the map`),
     element("h4", {}, "Most typical"), element("ul", {}, ...group.central.map((point) => item(point))),
-    element("h4", {}, "Least typical: does it belong here?"), element("ul", {}, ...group.farthest.map(([point, near]) =>
-      item(point, near === number ? "" : elsewhere(near))))));
+    element("h4", {}, "Least typical: does it belong here?"), element("ul", {},
+      ...group.farthest.map(([point, near]) => item(point, near === number ? "" : elsewhere(near))))));
 });
 
 function position(point) {
@@ -67,13 +68,14 @@ function draw() {
   data.textGroups.forEach((group, number) => {  // the number of each group, in its middle
     if (shownGroup !== null && shownGroup !== number) return;
     const [x, y] = middles[number];
-    context.font = "bold 15px system-ui, sans-serif";
-    context.lineWidth = 4;
+    context.font = "bold 20px system-ui, sans-serif";
+    context.lineWidth = 6;
+    context.lineJoin = "round";
     context.textAlign = "center";
     context.strokeStyle = background;
     context.fillStyle = style.getPropertyValue("--text");
-    context.strokeText(number + 1, x, y + 5);
-    context.fillText(number + 1, x, y + 5);
+    context.strokeText(number + 1, x, y + 7);
+    context.fillText(number + 1, x, y + 7);
   });
   if (cursor !== null) {
     context.strokeStyle = style.getPropertyValue("--text");
@@ -138,13 +140,13 @@ new ResizeObserver(draw).observe($("legend"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 draw();
 
-$("made").textContent = "Each text was read once, inside the prompt of the model. Words: the pieces of the texts, each " +
-  "with the average of the expert's log-ratio (its routing weight in comparison with the others of its layer) at this " +
-  "piece, less the average over all pieces; a piece that came seldom counts less (n of n + 5). Texts: the same " +
-  "log-ratio at the last token, with which the model sums a text up. Experts go together when these rise and fall " +
-  "together over texts. Groups are made by k-means; of 6 to 14, that number is taken which tells them apart best (the " +
-  "mean silhouette). Long texts are shortened." + (data.numLeftOut ?
-    ` ${numbers(data.numLeftOut)} of ${numbers(data.numTokens)} tokens are pieces that came late, for which there was ` +
-    "no room: they are not among the words." : "");
+$("made").textContent = "Each text was read once, inside the prompt of the model. Words: the pieces of the texts, " +
+  "each with the average of the expert's log-ratio (its routing weight in comparison with the others of its layer) " +
+  "at this piece, less the average over all pieces; a piece that came seldom counts less (n of n + 5). Texts: the " +
+  "same log-ratio at the last token, with which the model sums a text up. Experts go together when these rise and " +
+  "fall together over texts. Groups are made by k-means; of 6 to 14, that number is taken which tells them apart best " +
+  "(the mean silhouette). Of very many texts, the map shows a random sample. Long texts are shortened." +
+  (data.numLeftOut ? ` ${numbers(data.numLeftOut)} of ${numbers(data.numTokens)} tokens are pieces that came late, ` +
+    "for which there was no room: they are not among the words." : "");
 $("command").textContent = data.command;
 $("command").hidden = !data.command;

@@ -51,12 +51,12 @@ def _values(sums: TokenSums, experts: list[int]) -> torch.Tensor:
 
 
 def _words(tokenizer: Any, ids: Sequence[int], values: torch.Tensor, most: int) -> list[tuple[str, float]]:
-    """The best words that can be read, with their values; of entries that read alike, the best."""
-    words: dict[str, float] = {}
+    """The best words that can be read, with their values; of entries that differ in case or spaces, the best."""
+    words: dict[str, tuple[str, float]] = {}
     for value, row in zip(*values.topk(min(len(ids), 8 * most)), strict=True):
         word = tokenizer.decode([ids[int(row)]], clean_up_tokenization_spaces=False).strip()
         if len(words) == most or value <= 0:
             break
         if word.isprintable() and word and "\ufffd" not in word:
-            words.setdefault(word, float(value))
-    return list(words.items())
+            words.setdefault(word.casefold(), (word, float(value)))
+    return list(words.values())

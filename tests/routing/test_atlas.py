@@ -11,6 +11,7 @@ from support.common import MANY, TEXTS, set_random_statistics
 from moee_hf.model import batching_moee
 from moee_hf.model.prompts_moee import PROMPTS
 from moee_hf.routing.atlas import atlas
+from moee_hf.routing.atlas_groups import names_of
 from moee_hf.routing.atlas_sums import Sample, TokenSums, TopTexts, digest_of
 
 # some of them twice or three times, in different windows
@@ -74,9 +75,9 @@ def test_experts_are_as_loops_have_them(made):
         for token, value in values.most_common():
             word = model.tokenizer.decode([token]).strip()
             if value > 0 and word and "\ufffd" not in word:
-                words.setdefault(word, value)
+                words.setdefault(word.casefold(), value)
         assert [value for _, value in expert.words] == pytest.approx(list(words.values())[:8], abs=1e-4)
-        assert all(words[word] == pytest.approx(value, abs=1e-4) for word, value in expert.words)
+        assert all(words[word.casefold()] == pytest.approx(value, abs=1e-4) for word, value in expert.words)
         others = [16 * (0, 2, 4).index(layer) + other for layer, other, _ in expert.partners]
         assert [value for _, _, value in expert.partners] == pytest.approx(
             np.sort(correlation[number])[:-5:-1], abs=5e-3
@@ -108,6 +109,14 @@ def test_groups(made):
         for (point, near), value in zip(group.farthest, np.sort(own[:, number]), strict=False):
             assert vectors[point] @ centres[number] == pytest.approx(value, abs=2e-3)
             assert vectors[point] @ centres[near] == pytest.approx((vectors[point] @ centres.T).max(), abs=2e-3)
+
+
+def test_groups_of_texts_have_the_words_that_tell_them_apart():
+    texts = ["The cat sleeps, the cat's bed", "the cat eats", "The CAT runs"] + ["the dog runs", "the dog eats"] * 2
+    texts += ["猫が好き"] * 3
+    groups = np.array([0] * 3 + [1] * 4 + [2] * 3)
+    names = names_of(texts, groups)
+    assert [names[0][0], names[1][0], set(names[2])] == ["cat", "dog", {"猫が", "が好", "好き"}]
 
 
 def judged_profile(judged, layer, expert):
