@@ -1,10 +1,10 @@
 // the map: points of a canvas, with what is pointed at in words below
 const map = data.map, places = map.places, points = map.texts.length, canvas = $("canvas"), MARGIN = 12;
 const reading = map.projection === "UMAP" ? "by UMAP, which keeps neighbours together" :
-  "by PCA, the two main directions in which embeddings differ: what lies apart is different, what lies together may be";
+  "by PCA, the two main directions in which embeddings differ: what lies apart differs, what lies together may too";
 $("map-help").textContent = `${numbers(points)} different texts. Those that the model finds similar lie near each ` +
-  `other, as far as a flat picture can show it (${reading}). The colour is the group. Point at the map, or move over ` +
-  "it with the arrow keys; choose a group to show it alone.";
+  `other, as far as a flat picture can show it (${reading}). The colour is the group. Point at the map, or move ` +
+  "over it with the arrow keys; choose a group to show it alone.";
 let shownGroup = null, matches = null, cursor = null;
 
 const groupName = (group) => data.textGroups[group].words.slice(0, 3).join(", ") || "no words of its own";
@@ -144,8 +144,8 @@ $("made").textContent = "Each text was read once, inside the prompt of the model
   "each with the average of the expert's log-ratio (its routing weight in comparison with the others of its layer) " +
   "at this piece, less the average over all pieces; a piece that came seldom counts less (n of n + 5). Texts: the " +
   "same log-ratio at the last token, with which the model sums a text up. Experts go together when these rise and " +
-  "fall together over texts. Groups are made by k-means; of 6 to 14, that number is taken which tells them apart best " +
-  "(the mean silhouette). Of very many texts, the map shows a random sample. Long texts are shortened." +
+  "fall together over texts. Groups are made by k-means; of 6 to 14, that number is taken which tells them apart " +
+  "best (the mean silhouette). Of very many texts, the map shows a random sample. Long texts are shortened." +
   (data.numLeftOut ? ` ${numbers(data.numLeftOut)} of ${numbers(data.numTokens)} tokens are pieces that came late, ` +
     "for which there was no room: they are not among the words." : "");
 $("command").textContent = data.command;
