@@ -92,6 +92,7 @@ function nearest(x, y, most) {
     const [left, top] = position(point);
     found.push([(left - x) ** 2 + (top - y) ** 2, point]);
   }
+  if (most === 1) return found.length ? [found.reduce((a, b) => b[0] < a[0] ? b : a)[1]] : [];
   found.sort((a, b) => a[0] - b[0]);
   return found.slice(0, most).map(([, point]) => point);
 }
@@ -99,7 +100,7 @@ function list(chosen) {
   $("near").replaceChildren(...chosen.map((point) => element("li", {}, mark(map.group[point]), map.texts[point])));
 }
 function point(chosen) {
-  if (chosen === undefined) return;
+  if (chosen === undefined || chosen === cursor) return;
   cursor = chosen;
   const group = map.group[chosen];
   $("pointed").replaceChildren(mark(group), map.texts[chosen],
