@@ -27,33 +27,30 @@ data.textGroups.forEach((group, number) => {
       ...group.farthest.map(([point, near]) => item(point, near === number ? "" : elsewhere(near))))));
 });
 
-function position(point) {
-  const width = canvas.clientWidth - 2 * MARGIN, height = canvas.clientHeight - 2 * MARGIN;
-  return [MARGIN + places[2 * point] / 1000 * width, MARGIN + (1 - places[2 * point + 1] / 1000) * height];
-}
+let width = 0, height = 0;
+const RADIUS = points > 5000 ? 2 : points > 500 ? 3 : 5;
+const position = (point) => [MARGIN + places[2 * point] / 1000 * (width - 2 * MARGIN),
+  MARGIN + (1 - places[2 * point + 1] / 1000) * (height - 2 * MARGIN)];
 const isShown = (point) => (shownGroup === null || map.group[point] === shownGroup) &&
   (matches === null || matches.has(point));
 
 function draw() {
   canvas.style.height = `${Math.min(560, Math.max(320, Math.round(canvas.clientWidth * 0.6)))}px`;
   const scale = window.devicePixelRatio || 1, style = getComputedStyle(document.documentElement);
-  canvas.width = canvas.clientWidth * scale;
-  canvas.height = canvas.clientHeight * scale;
+  [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  [canvas.width, canvas.height] = [width * scale, height * scale];
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
   const colors = Array.from({ length: 7 }, (_, index) => style.getPropertyValue(`--category-${index}`));
-  const background = style.getPropertyValue("--background"), size = points > 5000 ? 2 : points > 500 ? 3 : 5;
-  const disk = (point, radius) => {
-    context.beginPath();
-    context.arc(...position(point), radius, 0, 2 * Math.PI);
-  };
+  const background = style.getPropertyValue("--background");
   for (const visible of [false, true]) {
     for (let point = 0; point < points; point++) {
       if (isShown(point) !== visible) continue;
       const group = map.group[point];
       context.globalAlpha = visible ? 0.8 : 0.1;
       context.fillStyle = context.strokeStyle = colors[group % 7];
-      disk(point, size);
+      context.beginPath();
+      context.arc(...position(point), RADIUS, 0, 2 * Math.PI);
       if (group < 7) context.fill();
       else { context.lineWidth = 1.2; context.stroke(); }
     }
@@ -77,12 +74,16 @@ function draw() {
     context.strokeText(number + 1, x, y + 7);
     context.fillText(number + 1, x, y + 7);
   });
-  if (cursor !== null) {
-    context.strokeStyle = style.getPropertyValue("--text");
-    context.lineWidth = 2;
-    disk(cursor, size + 4);
-    context.stroke();
-  }
+  ring();
+}
+
+// it lies above the canvas, which takes long to draw
+function ring() {
+  $("ring").hidden = cursor === null;
+  if (cursor === null) return;
+  const [x, y] = position(cursor), size = 2 * (RADIUS + 4);
+  Object.assign($("ring").style, { width: `${size}px`, height: `${size}px`,
+    transform: `translate(${x - size / 2}px, ${y - size / 2}px)` });
 }
 
 function nearest(x, y, most) {
@@ -105,7 +106,7 @@ function point(chosen) {
   const group = map.group[chosen];
   $("pointed").replaceChildren(mark(group), map.texts[chosen],
     element("span", { class: "faint" }, ` (group ${group + 1}: ${groupName(group)})`));
-  draw();
+  ring();
 }
 const of = (event) => {
   const box = canvas.getBoundingClientRect();
@@ -115,7 +116,7 @@ canvas.addEventListener("pointermove", (event) => point(nearest(...of(event), 1)
 canvas.addEventListener("click", (event) => list(nearest(...of(event), 10)));
 canvas.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  const [x, y] = cursor === null ? [canvas.clientWidth / 2, canvas.clientHeight / 2] : position(cursor);
+  const [x, y] = cursor === null ? [width / 2, height / 2] : position(cursor);
   if (event.key === "Enter") list(nearest(x, y, 10));
   if (!step) return;
   event.preventDefault();
