@@ -91,7 +91,7 @@ def _bars(rows: list[tuple[str, float]], color: str, *columns: list[Text]) -> Ta
 def _experts(explanation: Explanation, experts: list[ExpertPart], color: str, first: int, second: int) -> Table:
     """A bar for each expert, and the words that choose it in both texts, if they are known."""
     columns = [
-        [Text.assemble((f"{text + 1}: ", "dim"), words_of(explanation, text, part, 80) or "–") for part in experts]
+        [Text.assemble((f"{text + 1}: ", "dim"), words_of(explanation, text, part, 80)) for part in experts]
         for text in (first, second)
     ]
     rows = [(expert_name(part), part.amount) for part in experts]

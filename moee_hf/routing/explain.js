@@ -24,25 +24,29 @@ const pairOf = () => data.pairs.find((pair) => pair.first === state.first && pai
 const product = () => data.experts[state.first].map((row, layer) =>
   row.map((value, expert) => value * data.experts[state.second][layer][expert]));
 
-function bar(name, start, amount, low, high, color) {
+function bar(name, start, amount, low, high, color, share = "") {
   const place = (value) => `${(100 * (value - low)) / (high - low)}%`;
   const inner = make("div");
   inner.style.left = place(Math.min(start, start + amount));
   inner.style.width = `${(100 * Math.abs(amount)) / (high - low)}%`;
   inner.style.background = `var(--${color})`;
   return make("div", { class: "row" }, make("span", {}, name), make("div", { class: "track" }, inner),
-    make("span", { class: "value" }, show(amount)));
+    make("span", { class: "value" }, show(amount) + share));
 }
 
 function showParts() {
   const { first, second } = state;
   const [hidden, routing] = [data.hidden[first][second], data.routing[first][second]];
-  const [headline, sentence] = data.words.pairs[data.pairs.indexOf(pairOf())];
+  const [headline, sentence, alone] = data.words.pairs[data.pairs.indexOf(pairOf())];
   find("headline").textContent = headline;
   find("parts").textContent = sentence;
+  find("alone").textContent = alone;
+  find("measures").textContent = data.words.measures;
   const [low, high] = [Math.min(0, hidden, hidden + routing), Math.max(1, hidden)];
-  find("bars").replaceChildren(bar(data.words.names.hidden, 0, hidden, low, high, "hidden"),
-    bar(data.words.names.routing, hidden, routing, low, high, "routing"));
+  const share = (part) => Math.min(hidden, routing) >= 0 && hidden + routing > 0
+    ? ` (${Math.round((100 * part) / (hidden + routing))} %)` : "";
+  find("bars").replaceChildren(bar(data.words.names.hidden, 0, hidden, low, high, "hidden", share(hidden)),
+    bar(data.words.names.routing, hidden, routing, low, high, "routing", share(routing)));
   const of = (part) => `${show(data[`${part}_weight`][first][second])} × ${show(data[`${part}_cosine`][first][second])}`;
   find("sum").textContent =
     `${show(data.similarity[first][second])} = ${of("hidden")} + ${of("routing")}: ` +
@@ -148,10 +152,11 @@ function drawMap(canvas, values, most, names, text) {
   mark(state.layer, state.expert, 3);
 }
 
+const largest = (...maps) => Math.max(1e-12, ...maps.flat().map((row) => Math.max(...row.map(Math.abs))));
+
 function drawMaps() {
   if (!data.layers.length) return;
   const [a, b] = [data.experts[state.first], data.experts[state.second]];
-  const largest = (...maps) => Math.max(1e-12, ...maps.flat().map((row) => Math.max(...row.map(Math.abs))));
   const together = product();
   const [most, signs] = [largest(a, b), ["positive", "negative"]];
   const canvases = document.querySelectorAll("canvas");
@@ -174,22 +179,21 @@ function moved(event) {
   choose(state.layer + step[0], state.expert + step[1]);
 }
 
-function makeLegend() {
+function legend(most, above, below) {
   const swatch = (name) => {
     const box = make("span", { class: "swatch" });
     box.style.background = `var(--${name})`;
     return box;
   };
-  const alike = isSigned ? ["more than usual; makes the texts alike"] : ["makes the texts alike"];
-  find("legend").replaceChildren(swatch("positive"), ...alike,
-    ...(isSigned ? [swatch("negative"), "less than usual; makes them differ"] : [swatch("routing"), "favoured"]));
+  return make("p", { class: "faint legend" }, swatch(above[0]), above[1],
+    ...(isSigned ? [swatch(below[0]), below[1]] : []), ` (strongest colour: ${show(most)})`);
 }
 
 function makeMaps() {
   const height = Math.max(60, Math.min(300, 16 * data.layers.length));
   const step = Math.ceil(data.layers.length / (height / 15));
   const titles = [state.first, state.second].map((text) => `Text ${text + 1}: ${data.words.meaning}`);
-  find("maps").replaceChildren(...[...titles, data.words.product].flatMap((title) => {
+  find("maps").replaceChildren(...[...titles, data.words.product].flatMap((title, place) => {
     const canvas = make("canvas", { tabindex: "0", role: "img", onmousemove: pointed, onclick: pointed,
       onkeydown: moved, "aria-label": `${title}. A row for each MoE layer, a column for each expert.` });
     canvas.style.height = `${height}px`;
@@ -199,9 +203,18 @@ function makeMaps() {
       name.style.top = `${(100 * (layer + 0.5)) / data.layers.length}%`;
       names.append(name);
     }
-    const experts = make("div", { class: "experts faint" }, make("span", {}, "expert 0"),
-      make("span", {}, String(data.num_experts - 1)));
-    return [make("h3", {}, title), make("div", { class: "map" }, names, canvas, experts)];
+    const experts = make("div", { class: "experts faint" });
+    for (let expert = 0; expert < data.num_experts; expert += Math.max(4, Math.ceil(data.num_experts / 48) * 4)) {
+      const name = make("span", {}, String(expert));
+      name.style.left = `${(100 * (expert + 0.5)) / data.num_experts}%`;
+      experts.append(name);
+    }
+    const key = place === 2
+      ? legend(largest(product()), ["positive", "makes alike"], ["negative", "makes differ"])
+      : legend(largest(data.experts[state.first], data.experts[state.second]),
+        isSigned ? ["positive", "more than usual"] : ["routing", "favoured"], ["negative", "less than usual"]);
+    const rule = place === 2 ? [make("p", {}, data.words.rule)] : [];
+    return [make("h3", {}, title), ...rule, key, make("div", { class: "map" }, names, canvas, experts)];
   }));
 }
 
@@ -231,7 +244,6 @@ function showAll() {
   find("routing").hidden = !data.layers.length;
   find("tokens-help").hidden = !data.tokens;
   if (!data.layers.length) return;
-  makeLegend();
   makeMaps();
   const [best] = [...pairOf().for, ...pairOf().against];
   choose(best ? data.layers.indexOf(best.layer) : 0, best ? best.expert : 0);

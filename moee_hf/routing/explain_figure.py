@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..figures.words import one_line
 from .explain import Explanation
 from .explain_words import (
     HIDDEN,
+    MEASURES,
     PRODUCT,
     ROUTING,
     bounds,
@@ -18,7 +20,10 @@ from .explain_words import (
     headline,
     number,
     parts,
+    percentages,
+    routing_alone,
     routing_of,
+    rule,
     words_of,
 )
 
@@ -28,9 +33,13 @@ if TYPE_CHECKING:
 # characters of a text in one line across a figure
 _LINE = 100
 # inches: of a line of words; of a layer in a heat map, and of such a map
-_LINE_HEIGHT, _LAYER_HEIGHT, _MAP_HEIGHT = 0.25, 0.17, (0.9, 2.6)
+_LINE_HEIGHT, _LAYER_HEIGHT, _MAP_HEIGHT = 0.25, 0.17, (0.9, 2.4)
 # inches from the label of a layer to the next one, so that both are legible
 _LABEL_HEIGHT = 0.15
+# so many layers have room for the values of their bars
+_VALUES = 12
+# characters of words for each text beside the bar of an expert
+_WORDS = 24
 
 
 def draw_pair(explanation: Explanation, theme: Theme, first: int = 0, second: int = 1) -> Figure:
@@ -46,7 +55,7 @@ def draw_pair(explanation: Explanation, theme: Theme, first: int = 0, second: in
     if num_layers:
         strongest = sum(map(len, explanation.strongest(first, second)))
         height = float(np.clip(num_layers * _LAYER_HEIGHT, *_MAP_HEIGHT))
-        heights += [1.3, height, height, height, 0.3 + _LINE_HEIGHT * max(1, strongest)]
+        heights += [1.5, height, height, height, 0.7 + _LINE_HEIGHT * max(1, strongest)]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.6 * (len(heights) - 1)))
     figure.set_layout_engine("constrained", hspace=0.02, h_pad=0.08)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
@@ -78,11 +87,12 @@ def _parts(axis: Any, explanation: Explanation, theme: Theme, first: int, second
     """Bars of HS and RW, the second one from where the first one ends."""
     hidden, routing = explanation.of_hidden[first, second], explanation.of_routing[first, second]
     rows = [(HIDDEN, 0.0, hidden, theme.hidden), (ROUTING, hidden, routing, theme.routing)]
-    for row, (_, start, amount, color) in enumerate(rows):
+    shares = percentages(hidden, routing)
+    for row, ((_, start, amount, color), share) in enumerate(zip(rows, shares, strict=True)):
         axis.barh(row, amount, left=start, color=color, height=0.7)
         axis.annotate(
-            number(amount),
-            (max(start, start + amount), row),
+            number(amount) + share,
+            (max(start, start + amount, hidden + routing), row),
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
@@ -93,7 +103,7 @@ def _parts(axis: Any, explanation: Explanation, theme: Theme, first: int, second
     axis.axvline(0, color=theme.faint, linewidth=1)
     axis.set_yticks(range(2), [name for name, *_ in rows])
     axis.set_ylim(1.6, -0.6)
-    axis.set_xlim(min(0.0, hidden, total) * 1.05, 1.12)
+    axis.set_xlim(min(0.0, hidden, total) * 1.05, 1.25)
     axis.set_title("What it is made of (dotted: the similarity, the sum of both)")
     axis.tick_params(axis="y", length=0)
 
@@ -101,13 +111,17 @@ def _parts(axis: Any, explanation: Explanation, theme: Theme, first: int, second
 def _layers(axis: Any, explanation: Explanation, theme: Theme, first: int, second: int) -> None:
     """Bars of what the routing of each layer gives."""
     amounts, layers = explanation.of_layers[first, second], explanation.layers
-    axis.bar(range(len(layers)), amounts, color=theme.routing, width=0.7)
+    bars = axis.bar(range(len(layers)), amounts, color=theme.routing, width=0.7)
+    if len(layers) <= _VALUES:
+        axis.bar_label(bars, [number(amount) for amount in amounts], padding=2, fontsize=9)
+        axis.margins(y=0.2)
     axis.axhline(0, color=theme.faint, linewidth=1)
     step = -(-len(layers) // 24)
     axis.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
     axis.set_xlim(-0.6, max(len(layers), 8) - 0.4)
     axis.set_xlabel("MoE layer")
-    axis.set_title("What the routing in each layer gives to the similarity")
+    title = "What the routing in each layer gives to the similarity"
+    axis.set_title("\n".join(filter(None, [routing_alone(explanation, first, second), title])))
     axis.locator_params(axis="y", nbins=4)
 
 
@@ -115,7 +129,7 @@ def _maps(axes: list[Any], explanation: Explanation, theme: Theme, first: int, s
     """Heat maps, layers x experts, of two texts on one scale, and of their product with the strongest experts."""
     both = explanation.routing[[first, second]]
     product = explanation.of_experts(first, second)
-    titles = [routing_of(explanation, first), routing_of(explanation, second), PRODUCT]
+    titles = [routing_of(explanation, first), routing_of(explanation, second), f"{PRODUCT}\n{rule(explanation)}"]
     for axis, values, scale, title in zip(axes, (*both, product), (both, both, product), titles, strict=True):
         low, high = bounds(scale)
         color = theme.positive if axis is axes[2] else theme.routing
@@ -154,7 +168,7 @@ def _strongest(axis: Any, explanation: Explanation, theme: Theme, first: int, se
     for row, part in enumerate(rows):
         color = theme.positive if part.amount > 0 else theme.negative
         axis.barh(row, part.amount, color=color, height=0.7)
-        words = [f"{text + 1}: {words_of(explanation, text, part) or '–'}" for text in (first, second)]
+        words = [f"{text + 1}: {words_of(explanation, text, part, _WORDS)}" for text in (first, second)]
         label = number(part.amount) + ("" if explanation.tokens is None else "   " + "   ".join(words))
         axis.annotate(
             label, (max(part.amount, 0), row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
@@ -168,4 +182,5 @@ def _strongest(axis: Any, explanation: Explanation, theme: Theme, first: int, se
     axis.xaxis.set_visible(False)
     axis.spines["bottom"].set_visible(False)
     with_words = "" if explanation.tokens is None else ", and words that choose them"
-    axis.set_title(f"Experts that make the texts most alike, or differ most{with_words}")
+    title = f"Experts that make the texts most alike, or differ most{with_words}"
+    axis.set_title(title if explanation.tokens is None else f"{title}\n{fill(MEASURES, _LINE - 20)}")

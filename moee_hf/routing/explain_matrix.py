@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _LABEL, _ROW_HEIGHT, _HEIGHT = 44, 0.42, (1.8, 5.0)
 # of so many texts, a matrix has room for its numbers; the smaller ones below have it for fewer
 _NUMBERS, _SMALL_NUMBERS = 14, 7
+# how far on a scale the largest number is: behind its hue, which is in the middle, and before black or white
+_DEEPEST = 0.65
 
 
 def draw_matrix(explanation: Explanation, theme: Theme) -> Figure:
@@ -31,6 +33,7 @@ def draw_matrix(explanation: Explanation, theme: Theme) -> Figure:
     whole = figure.add_subplot(grid[0, :])
     first, second = explanation.nearest()
     title = f"How alike {count} texts are"
+    whole.set_title("The stronger the colour, the more alike. On the diagonal 1: the same text.", fontsize=10)
     figure.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold")
     _matrix(whole, explanation.similarity, theme, theme.positive, count <= _NUMBERS)
     labels = [f"{one_line(text, _LABEL)}  {row}" for row, text in enumerate(explanation.texts, 1)]
@@ -51,7 +54,8 @@ def _matrix(axis: Any, values: np.ndarray, theme: Theme, color: str, has_numbers
     apart = np.where(np.eye(len(values), dtype=bool), np.nan, values)
     low, high = bounds(np.nan_to_num(apart))
     colors = theme.diverging() if low < 0 else theme.sequential(color)
-    image = axis.imshow(apart, cmap=colors, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    most = high if low < 0 else high / _DEEPEST
+    image = axis.imshow(apart, cmap=colors, vmin=low, vmax=most, aspect="auto", interpolation="nearest")
     axis.spines[:].set(visible=True)
     if not has_numbers:
         axis.figure.colorbar(image, ax=axis, fraction=0.05, pad=0.02)

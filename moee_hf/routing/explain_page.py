@@ -7,7 +7,7 @@ from typing import Any
 
 from ..figures.page import page
 from .explain import Explanation
-from .explain_words import HIDDEN, PRODUCT, ROUTING, headline, meaning_of_routing, parts
+from .explain_words import HIDDEN, MEASURES, PRODUCT, ROUTING, headline, meaning_of_routing, parts, routing_alone, rule
 
 _BODY = """<main>
 <h1 id="headline"></h1>
@@ -25,12 +25,13 @@ maps which experts it chooses.</p>
 <div id="bars"></div>
 <p id="sum" class="faint"></p>
 <div id="routing">
+<p id="alone"></p>
 <h2>What the routing in each MoE layer gives</h2>
 <div id="layers"></div>
 <h2>Expert by expert</h2>
 <p class="faint">A row for each MoE layer, a column for each expert. Point at one, or go through them with the arrow
 keys. The stronger the colour, the larger the number.</p>
-<p id="legend"></p>
+<p id="measures" class="faint"></p>
 <p id="details" role="status"></p>
 <div id="maps"></div>
 <h2>The experts that count most</h2>
@@ -49,7 +50,12 @@ def page_of(explanation: Explanation) -> str:
         "names": {"hidden": HIDDEN, "routing": ROUTING},
         "meaning": meaning_of_routing(explanation),
         "product": PRODUCT,
-        "pairs": [[headline(explanation, *pair), parts(explanation, *pair)] for pair in pairs],
+        "rule": rule(explanation),
+        "measures": "" if explanation.tokens is None else MEASURES,
+        "pairs": [
+            [headline(explanation, *pair), parts(explanation, *pair), routing_alone(explanation, *pair)]
+            for pair in pairs
+        ],
     }
     data = {**_short(numbers), "words": words, "shown": [first, second]}
     script, style = (

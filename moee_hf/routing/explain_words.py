@@ -9,6 +9,10 @@ from .explain import ExpertPart, Explanation
 
 HIDDEN, ROUTING = "hidden state (HS)", "routing (RW)"
 PRODUCT = "What each expert gives to the similarity: both texts multiplied"
+MEASURES = (
+    "The maps show the last token (where the embedding is read), the words are those of the text whose own routing "
+    "chooses the expert."
+)
 
 
 def number(value: float) -> str:
@@ -32,7 +36,29 @@ def parts(explanation: Explanation, first: int, second: int) -> str:
         return "All of it comes from the hidden state (HS): this embedding has no routing in it."
     if not explanation.hidden.shape[1]:
         return "All of it comes from the routing (RW): this embedding has no hidden state in it."
-    return f"The hidden state gives {number(hidden)} of it, the routing {number(routing)}. 1 is the same text."
+    shares = percentages(hidden, routing)
+    return f"Hidden state {number(hidden)}{shares[0]}, routing {number(routing)}{shares[1]}. 1 is the same text."
+
+
+def percentages(*amounts: float) -> list[str]:
+    """Return the share of each amount in their sum, in brackets; nothing where one is below 0."""
+    total = sum(amounts)
+    return [f" ({100 * amount / total:.0f} %)" if min(amounts) >= 0 and total > 0 else "" for amount in amounts]
+
+
+def routing_alone(explanation: Explanation, first: int, second: int) -> str:
+    """Return what stands before parts of the routing."""
+    routing, total = explanation.of_routing[first, second], explanation.similarity[first, second]
+    if not explanation.hidden.shape[1]:
+        return ""
+    return f"From here on the routing alone, {number(routing)} of {number(total)}; the hidden state has no such parts."
+
+
+def rule(explanation: Explanation) -> str:
+    """Return how the maps of two texts make that of their product."""
+    if (explanation.routing < 0).any():
+        return "Both more than usual, or both less: alike. One more, one less: they differ."
+    return "Both favour it: alike."
 
 
 def routing_of(explanation: Explanation, text: int) -> str:
@@ -53,15 +79,26 @@ def expert_name(part: ExpertPart) -> str:
 
 
 def words_of(explanation: Explanation, text: int, part: ExpertPart, most: int = 40) -> str:
-    """Return the words of a text whose tokens choose an expert, with commas between those that are apart."""
+    """Return the words of a text whose tokens choose an expert; a hyphen stands where a word goes on."""
     if explanation.tokens is None:
         return ""
-    words, before = "", 0
-    for begin, end in sorted(explanation.tokens[text].chosen_by(explanation.layers.index(part.layer), part.expert)):
-        word = explanation.texts[text][max(begin, before) : end]  # tokens may share a character
-        words += f", {word.lstrip()}" if words and begin > before else word
-        before = end
-    return one_line(words, most)
+    tokens, whole = explanation.tokens[text], explanation.texts[text]
+    chosen = sorted(tokens.chosen_by(explanation.layers.index(part.layer), part.expert))
+    if not chosen:
+        return "no word"
+    if len(chosen) == len(tokens.spans):
+        return "all words"
+    runs: list[tuple[int, int]] = []
+    for begin, end in chosen:
+        if runs and begin <= runs[-1][1]:  # tokens may share a character
+            begin, end = runs[-1][0], max(end, runs.pop()[1])
+        runs.append((begin, end))
+    words = []
+    for begin, end in runs:
+        before = "-" if whole[max(begin - 1, 0) : begin + 1].isalnum() and begin else ""
+        behind = "-" if whole[end - 1 : end + 1].isalnum() and end < len(whole) else ""
+        words.append(before + whole[begin:end].strip() + behind)
+    return one_line(", ".join(words), most)
 
 
 def bounds(values: np.ndarray) -> tuple[float, float]:
