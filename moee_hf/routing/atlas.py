@@ -13,6 +13,7 @@ import torch
 from ..model.backbone_moee import experts_per_token
 from ..model.functional_moee import check_count
 from .atlas_groups import correlations, groups_of, import_sklearn, names_of, plane, principal
+from .atlas_neighbours import between_groups
 from .atlas_reading import read_texts
 from .atlas_sums import Sample, TokenSums, TopTexts, digest_of
 from .atlas_words import best_words, words_of_groups
@@ -28,6 +29,8 @@ EXPERT_TEXTS = 2**14
 COMPARED_TEXTS = 4096
 # how many partners an expert gets, and how many texts and words a group
 PARTNERS, GROUP_TEXTS, WORDS = 4, 5, 8
+# and how many texts that are nearest to another group
+BETWEEN_TEXTS = 10
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,14 @@ class TextGroup:
         size: How many points of the map it has.
         words: Words that many of its texts have, and few others.
         central: Numbers of the points that are most similar to its mean, the most similar first.
-        farthest: Those of the least similar ones, the least first, each with the group whose mean is nearest.
+        between: Numbers of the points whose ten nearest texts, by the cosine of embeddings, are mostly of one other
+            group: each with this group, and how many of the ten are in it; the clearest first.
     """
 
     size: int
     words: list[str]
     central: list[int]
-    farthest: list[tuple[int, int]]
+    between: list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def atlas(
         raise ValueError(f"prompt: expected one, in which every text is read once; got {len(templates)}. Name one.")
     shape = (len(config.router_indices), config.router_shape[1])
     num_experts = shape[0] * shape[1]
-    tops = TopTexts(max(2, min(top, EXPERT_TEXTS // num_experts)), num_experts)
+    tops = TopTexts(min(top, max(2, EXPERT_TEXTS // num_experts)), num_experts)
     chosen = experts_per_token(model.model)
     sums = TokenSums(len(model.get_input_embeddings().weight), *shape, chosen)
     sample = Sample(mix.dimensions or config.embedding_size_for(mix.combination), num_experts)
@@ -228,19 +232,9 @@ def _text_groups(texts: Sequence[str], embeddings: np.ndarray, group_of: np.ndar
     numbers = range(int(group_of.max()) + 1)
     centres = np.stack([embeddings[group_of == group].mean(axis=0, dtype=np.float32) for group in numbers])
     centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    groups = []
+    between, groups = between_groups(embeddings, group_of, BETWEEN_TEXTS), []
     for group, words in zip(numbers, names_of(texts, group_of), strict=True):
         own = np.flatnonzero(group_of == group)
-        near = embeddings[own].astype(np.float32) @ centres.T  # cosines with the mean of each group
-        order = np.argsort(-near[:, group], kind="stable")
-        farthest = order[::-1][: min(GROUP_TEXTS, len(order) // 2)]
-        nearest = near[farthest].argmax(axis=1)
-        groups.append(
-            TextGroup(
-                len(own),
-                words,
-                own[order[:GROUP_TEXTS]].tolist(),
-                list(zip(own[farthest].tolist(), nearest.tolist(), strict=True)),
-            )
-        )
+        order = np.argsort(-(embeddings[own].astype(np.float32) @ centres[group]), kind="stable")
+        groups.append(TextGroup(len(own), words, own[order[:GROUP_TEXTS]].tolist(), between[group]))
     return groups

@@ -56,7 +56,7 @@ def groups_of(vectors: np.ndarray) -> np.ndarray:
     from sklearn.metrics import silhouette_score
 
     best, labels = -math.inf, np.zeros(len(vectors), np.int64)
-    most = min(MOST_GROUPS, len(vectors) // LEAST_MEMBERS, len(np.unique(vectors, axis=0)) - 1)
+    most = max(1, min(MOST_GROUPS, len(vectors) // LEAST_MEMBERS, len(np.unique(vectors, axis=0)) - 1))
     for number in range(min(LEAST_GROUPS, most), most + 1):
         found = KMeans(number, n_init=2, random_state=0).fit_predict(vectors)
         size = min(SILHOUETTE_SAMPLE, len(vectors))

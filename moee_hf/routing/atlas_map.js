@@ -17,14 +17,16 @@ data.textGroups.forEach((group, number) => {
   $("legend").append(button);
 
   const item = (point, more = "") => element("li", {}, map.texts[point], more);
-  const elsewhere = (near) =>
-    element("span", { class: "faint" }, ` — nearer to group ${near + 1} (${groupName(near)})`);
+  const looked = Math.min(10, points - 1);
+  const elsewhere = (other, often) => element("span", { class: "faint" },
+    ` — ${often} of its ${looked} nearest texts are in group ${other + 1} (${groupName(other)})`);
+  const between = group.between.map(([point, other, often]) => item(point, elsewhere(other, often)));
   $("group-list").append(element("section", { class: "card" },
     element("h3", {}, mark(number), `Group ${number + 1}: ${group.words.join(", ") || "no words of its own"}`),
     element("p", { class: "faint" }, `${numbers(group.size)} of the ${numbers(points)} texts on the map`),
-    element("h4", {}, "Most typical"), element("ul", {}, ...group.central.map((point) => item(point))),
-    element("h4", {}, "Least typical: does it belong here?"), element("ul", {},
-      ...group.farthest.map(([point, near]) => item(point, near === number ? "" : elsewhere(near))))));
+    element("h4", {}, "Nearest to another group: does it belong here?"), between.length ?
+      element("ul", {}, ...between) : element("p", {}, "No text of this group is."),
+    element("h4", {}, "Most typical"), element("ul", {}, ...group.central.map((point) => item(point)))));
 });
 
 let width = 0, height = 0;

@@ -88,7 +88,7 @@ def page_data(atlas: Atlas, command: str = "") -> dict[str, Any]:
             "texts": _cut(atlas.texts, MAP_BYTES),
         },
         "textGroups": [
-            {"size": group.size, "words": _cut(group.words, 300), "central": group.central, "farthest": group.farthest}
+            {"size": group.size, "words": _cut(group.words, 300), "central": group.central, "between": group.between}
             for group in atlas.text_groups
         ],
     }

@@ -98,7 +98,7 @@ class TokenSums:
         capacity = min(vocabulary, max(1, most_bytes // (4 * width)))
         self.ids: list[int] = []
         self.sums = torch.from_numpy(np.zeros((capacity, width), np.float32))  # takes memory as rows are written
-        self.counts = torch.zeros(capacity)
+        self.counts = torch.zeros(capacity, dtype=torch.int64)
         self.total, self.squares, self.visits = torch.zeros(3, width, dtype=torch.float64)
         self.num_tokens, self._chosen = 0, chosen
         self._rows = torch.full((vocabulary,), -1)
@@ -121,13 +121,15 @@ class TokenSums:
         is_known = rows >= 0
         if not is_known.all():
             rows, weighted, times = rows[is_known], weighted[is_known], times[is_known]
-        self.sums.index_add_(0, rows, weighted)
-        self.counts.index_add_(0, rows, times.float())
+        # summed among themselves first: one number more is lost in a sum of millions
+        rows, places = torch.unique(rows, return_inverse=True)
+        self.sums[rows] += weighted.new_zeros(len(rows), weighted.shape[1]).index_add_(0, places, weighted)
+        self.counts[rows] += times.new_zeros(len(rows)).index_add_(0, places, times)
 
     @property
     def num_left_out(self) -> int:
         """Number of the tokens whose entries have no sums."""
-        return self.num_tokens - int(self.counts.sum(dtype=torch.float64))
+        return self.num_tokens - int(self.counts.sum())
 
 
 class Sample:

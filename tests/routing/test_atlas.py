@@ -11,7 +11,8 @@ from support.common import MANY, TEXTS, set_random_statistics
 from moee_hf.model import batching_moee
 from moee_hf.model.prompts_moee import PROMPTS
 from moee_hf.routing.atlas import atlas
-from moee_hf.routing.atlas_groups import names_of
+from moee_hf.routing.atlas_groups import groups_of, names_of
+from moee_hf.routing.atlas_neighbours import between_groups
 from moee_hf.routing.atlas_sums import Sample, TokenSums, TopTexts, digest_of
 
 # some of them twice or three times, in different windows
@@ -106,9 +107,14 @@ def test_groups(made):
     for number, group in enumerate(found.text_groups):
         own = vectors[found.text_group == number] @ centres.T
         assert vectors[group.central] @ centres[number] == pytest.approx(np.sort(own[:, number])[::-1][:5], abs=2e-3)
-        for (point, near), value in zip(group.farthest, np.sort(own[:, number]), strict=False):
-            assert vectors[point] @ centres[number] == pytest.approx(value, abs=2e-3)
-            assert vectors[point] @ centres[near] == pytest.approx((vectors[point] @ centres.T).max(), abs=2e-3)
+
+
+def test_texts_whose_neighbours_are_of_another_group():
+    """Of two directions: one text of each lies among those of the other."""
+    angles = np.radians([*range(12), *range(80, 92)])
+    vectors, groups = np.stack([np.cos(angles), np.sin(angles)], axis=1), np.repeat([0, 1], 12)
+    groups[[5, 20]] = 1, 0
+    assert between_groups(vectors, groups, 10) == [[(20, 1, 10)], [(5, 0, 10)]]
 
 
 def test_groups_of_texts_have_the_words_that_tell_them_apart():
@@ -133,6 +139,21 @@ def test_order_does_not_matter(model):
     np.testing.assert_allclose(np.abs(first.places - 0.5), np.abs(second.places - 0.5), atol=0.02)
 
 
+def test_sums_of_millions_of_tokens_lose_none():
+    sums = TokenSums(3, 1, 2, 1)
+    ratios, often = torch.tensor([[[0.5, -0.5]]] * 2), torch.tensor([2**24, 2**24])
+    sums.update(torch.tensor([1, 1]), ratios, often)
+    for _ in range(8):
+        sums.update(torch.tensor([1]), ratios[:1], torch.tensor([1]))
+    assert sums.counts[0] == sums.num_tokens == 2**25 + 8
+    assert sums.num_left_out == 0
+
+
+@pytest.mark.parametrize("vectors", [np.eye(4), np.ones((20, 3))], ids=["few", "equal"])
+def test_few_or_equal_vectors_are_one_group(vectors):
+    assert groups_of(vectors).tolist() == [0] * len(vectors)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_kept_is_bounded(whole):
     generator = torch.Generator().manual_seed(0)
@@ -145,9 +166,8 @@ def test_what_is_kept_is_bounded(whole):
         part = slice(start, start + 70)
         tops.update(texts[part], digests[part], values[part])
         sample.update(texts[part], digests[part], values[part, :5].numpy(), values[part].numpy())
-        sums.update(
-            torch.arange(70), values[part].reshape(-1, 2, 3), torch.ones(len(texts[part]))
-        ) if start < 140 else None
+        if start < 140:
+            sums.update(torch.arange(70), values[part].reshape(-1, 2, 3), torch.ones(70, dtype=torch.long))
     for expert in range(6):
         best = values[:, expert].topk(4)
         assert [tops.texts[number] for number in tops.numbers[:, expert].tolist()] == [texts[i] for i in best.indices]

@@ -57,8 +57,8 @@ def test_page_is_of_the_atlas(loaded, capsys):
     assert [[divmod(expert, 16) for expert in group["experts"]] for group in data["expertGroups"]] == [
         group.experts for group in expected.expert_groups
     ]
-    assert [group["farthest"] for group in data["textGroups"]] == [
-        [list(pair) for pair in group.farthest] for group in expected.text_groups
+    assert [group["between"] for group in data["textGroups"]] == [
+        [list(pair) for pair in group.between] for group in expected.text_groups
     ]
 
 
@@ -110,7 +110,7 @@ def wide_atlas(layers, width, top, text):
         [ExpertGroup(places, [text[:20]] * 8, [19_999] * 5)],
         [f"{number} {text}" for number in range(20_000)],
         *(np.full((20_000, 2), 0.999), "PCA", np.full(20_000, 13)),
-        [TextGroup(20_000, [text] * 5, [19_999] * 5, [(19_999, 13)] * 5)] * 14,
+        [TextGroup(20_000, [text] * 5, [19_999] * 5, [(19_999, 13, 10)] * 10)] * 14,
     )
 
 
