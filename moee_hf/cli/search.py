@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import sys
 from typing import TYPE_CHECKING
 
 from ..figures.words import one_line
-from ..files.texts import iter_texts
+from ..files.texts import TextFile, iter_texts
 from .choices import add_choice_flags
 from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, positive_int, set_run
 from .loading import load_model
@@ -19,8 +18,6 @@ from .routing import bar
 if TYPE_CHECKING:
     from ..search import Hit, Index
 
-# queries from standard input that are searched for together
-_TOGETHER = 64
 # characters of the longest bar, for a similarity of 1; of a text that a person is shown
 _BAR, _SHOWN = 10, 500
 
@@ -58,8 +55,13 @@ def add_search_command(commands: Commands) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from ..search import open_index
+    from ..search import check_index, open_index
 
+    # what is wrong with them is told before minutes of loading
+    check_index(arguments.index, arguments.corpus)
+    TextFile(arguments.corpus, arguments.column, arguments.delimiter).check()
+    if arguments.query is not None and not arguments.query.strip():
+        raise ValueError(f"QUERY: expected some words; got {arguments.query!r}. Write a query.")
     model = load_model(arguments)
     with Progress():
         index = open_index(
@@ -80,10 +82,9 @@ def _search(arguments: argparse.Namespace) -> None:
     elif sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
         _ask(index, arguments.top)
     else:
-        queries = iter_texts("-")
-        while several := list(itertools.islice(queries, _TOGETHER)):
-            for hits in index.search(several, arguments.top):
-                show(hits)
+        for query in iter_texts("-"):  # one by one: a program may wait for an answer before it asks again
+            show(index.search([query], arguments.top)[0])
+            sys.stdout.flush()
 
 
 def _ask(index: Index, top: int) -> None:

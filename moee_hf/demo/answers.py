@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..model.backbone_moee import experts_per_token
 from ..model.inference_moee import tokens_and_parts
 from ..routing.explain import Explanation, explain
 from ..routing.tokens import ChosenExperts, chosen_experts
@@ -58,6 +60,8 @@ class Answers:
         for name, text in (("Text 1", first), ("Text 2", second)):
             self._check(name, text)
         has_tokens = len(self.templates) == 1 and self.model.config.mix().reads_routing
+        # of some backbones and tokenizers, that is not known
+        has_tokens &= self.model.tokenizer.is_fast and experts_per_token(self.model.model) is not None
         return explain(self.model, first, second, prompt=self.templates, tokens=has_tokens)
 
     def route(self, text: str) -> Routing:
@@ -77,16 +81,16 @@ class Answers:
         counts = (chosen.experts[..., None] == np.arange(num_experts)).sum(axis=(0, 2))
         return Routing(text, list(self.model.config.router_indices), chosen, counts / max(1, len(chosen.spans)))
 
-    def check_query(self, query: str) -> None:
-        """Raise `ValueError` if a query is empty or too long."""
-        self._check("Query", query)
+    def check_query(self, query: str, templates: Sequence[str]) -> None:
+        """Raise `ValueError` if a query is empty, or too long for these prompts."""
+        self._check("Query", query, templates)
 
-    def _check(self, name: str, text: str) -> None:
+    def _check(self, name: str, text: str, templates: Sequence[str] | None = None) -> None:
         if not text.strip():
             raise ValueError(f"{name} is empty. Write some words.")
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"{name} has {len(text):,} characters, where {MOST_CHARACTERS:,} can be. Shorten it.")
-        for template in self.templates:
+        for template in templates or self.templates:
             if len(tokens_and_parts(self.model, [text], template)[1][0]) < len(text):
                 most = f"{self.model.max_length:,} tokens"
                 raise ValueError(f"{name} is too long: this model reads {most} with the prompt. Shorten it.")

@@ -60,7 +60,8 @@ def create_demo(model: MoEEModel, corpus: Index | None = None, prompt: str | Non
             _search_tab(answers, index)
         with gradio.Tab("Routing", elem_id="routing-tab"):
             _routing_tab(answers)
-    demo.queue(max_size=MOST_WAITING)
+    # one question at a time, also of programs: nothing passes by the queue
+    demo.queue(max_size=MOST_WAITING, api_open=False, default_concurrency_limit=1)
     return demo
 
 
@@ -111,7 +112,7 @@ def _search_tab(answers: Answers, index: Index) -> None:
     answer = gradio.HTML(elem_id="hits", apply_default_css=False)
 
     def search(query: str) -> str:
-        answers.check_query(query)
+        answers.check_query(query, index.templates)
         return shown.hits(index.search([query])[0])
 
     _on([button.click, query.submit, *examples], search, [query], answer)
@@ -175,7 +176,7 @@ def _add_functions(answers: Answers, index: Index) -> None:
 
     def search(query: str) -> list[dict[str, Any]]:
         """Return the ten texts that are most like a query."""
-        answers.check_query(query)
+        answers.check_query(query, index.templates)
         return [vars(hit) for hit in index.search([query])[0]]
 
     def route(text: str) -> dict[str, Any]:

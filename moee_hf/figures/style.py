@@ -161,5 +161,11 @@ def _use_palette(path: Path) -> None:
 
     with Image.open(path) as image:
         # the method that keeps rare colours, such as those at the ends of a scale
-        few = image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        whole = image.convert("RGB")
+    few = whole.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # the background, exactly, as it lies on that of a page
+    colors: Any = few.getpalette()
+    place: Any = few.getpixel((0, 0))
+    colors[3 * place : 3 * place + 3] = whole.getpixel((0, 0))
+    few.putpalette(colors)
     few.save(path, format="png", optimize=True)

@@ -44,11 +44,13 @@ class Origin:
         source: Folder or Hub id.
         hub_kwargs: How the Hub was asked (`revision`, `token`, `cache_dir`, ...), for files that are fetched later.
         base: The repository on the Hub whose root holds exactly the weights, and its commit. None: there is none.
+        files: Which weights of the source were asked for, where these are not the usual ones.
     """
 
     source: str = ""
     hub_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)  # a token is among them
     base: tuple[str, str] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def revision(self) -> str | None:
@@ -121,6 +123,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
         # configuration, weights, statistics and tokenizer come from one commit, whatever is pushed meanwhile
         kwargs["revision"] = resolve_commit(source, **kwargs)
         hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        files = {name: str(kwargs[name]) for name in ("gguf_file", "subfolder", "variant") if kwargs.get(name)}
         if config is None:
             config = resolve_config(source, **hub_kwargs)
             digests = config.digests
@@ -163,7 +166,7 @@ class MoEEPreTrainedModel(PreTrainedModel):
             model.statistics.store(config.hidden_size, config.router_shape, **read_statistics(source, **hub_kwargs))
             model.statistics.to(input_device(model))
         model._tokenizer = tokenizer
-        model.origin = Origin(source, hub_kwargs, loaded.base)
+        model.origin = Origin(source, hub_kwargs, loaded.base, files)
         model._loaded_weights = _weight_fingerprint(loaded.backbone)
         return (model, loaded.info) if output_loading_info else model
 

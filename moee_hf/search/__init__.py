@@ -4,6 +4,6 @@ To read in this order: `corpus` (a file, and its texts by their numbers), `recip
 `nearest` (the most similar of many vectors), `index` (all of it).
 """
 
-from .index import Hit, Index, open_index
+from .index import Hit, Index, check_index, open_index
 
-__all__ = ["Hit", "Index", "open_index"]
+__all__ = ["Hit", "Index", "check_index", "open_index"]

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..bulk.description import describe
 from ..bulk.file import write_embeddings
-from ..files.embeddings import check_output
-from ..files.partial import remove_leftovers
+from ..files.partial import check_place, remove_leftovers
 from .corpus import CorpusFile
 from .nearest import nearest
 from .recipe import cache_folder, digest_of_index
@@ -56,14 +55,16 @@ class Index:
         corpus: The texts.
         path: The file with their embeddings, of length 1.
         templates: The prompts of queries.
-
-    Attributes:
+        key: The digest of what is in the file.
         is_new: Whether the embeddings were made just now.
     """
 
-    def __init__(self, model: MoEEModel, corpus: CorpusFile, path: Path, templates: Sequence[str], is_new: bool):
-        self.model, self.corpus, self.path, self.is_new = model, corpus, path, is_new
-        self._templates = templates
+    def __init__(
+        self, model: MoEEModel, corpus: CorpusFile, path: Path, templates: Sequence[str], key: str, is_new: bool
+    ):
+        self.model = model.with_config()  # with choices and statistics of its own, which stay as they are
+        self.corpus, self.path, self.templates, self.is_new = corpus, path, templates, is_new
+        self._key = key
 
     def __len__(self) -> int:
         """The number of texts."""
@@ -84,8 +85,10 @@ class Index:
         from ..model.functional_moee import check_count
 
         check_count("top", top, "texts")
+        if empty := [number for number, query in enumerate(queries) if isinstance(query, str) and not query.strip()]:
+            raise ValueError(f"queries[{empty[0]}]: expected some words; got {queries[empty[0]]!r}. Write a query.")
         vectors: Any = self.model.encode(
-            list(queries), prompt=self._templates, normalize_embeddings=True, show_progress_bar=False
+            list(queries), prompt=self.templates, normalize_embeddings=True, show_progress_bar=False
         )
         found = nearest(np.asarray(vectors), self._chunks(), top) if len(vectors) else []
         rows = self.corpus.rows(number for hits in found for number, _ in hits)
@@ -101,6 +104,8 @@ class Index:
         # read, not mapped: pages that are mapped count as memory of the process, and for safetensors stay there
         with self.path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            if header.get("__metadata__", {}).get(_KEY) != self._key:
+                raise ValueError(f"{self.path}: expected the index as it was opened; it was replaced. Open it again.")
             count, width = header["embeddings"]["shape"]
             step = max(1, CHUNK // (4 * width))
             for start in range(0, count, step):
@@ -146,16 +151,17 @@ def open_index(
     of_texts = _own_prompt(model.config, _OF_TEXTS) if prompt is None else prompt
     templates = model.config.find_prompts(of_texts)
     query_templates = _query_templates(model.config, prompt, query_prompt)
-    if index is not None:
-        check_output(index, corpus)
-        if Path(index).suffix != ".safetensors":
-            raise ValueError(f"index: expected a file ending in .safetensors; got {index}.")
+    check_index(index, corpus)
     texts = CorpusFile(corpus, column, delimiter)
     key = digest_of_index(model, templates, texts)
     path = cache_folder() / f"{key[:32]}.safetensors" if index is None else Path(index)
     found = _key_of(path)
-    if index is not None and path.exists() and found is None:
-        raise ValueError(f"index: expected a file that a search has written, or none; got {path}. Name another.")
+    if index is not None and path.exists() and found != key:
+        of = "something else" if found is None else "other texts, or another model, prompt or choice"
+        raise ValueError(
+            f"index: expected the embeddings of these texts, or no file yet; got {path}, which is of {of}. Name "
+            "another file, or remove this one."
+        )
     if is_new := found != key:
         remove_leftovers(path)
         origin, file = model.origin, texts.file()
@@ -169,7 +175,16 @@ def open_index(
         except ValueError:
             path.unlink()
             raise
-    return Index(model, texts, path, query_templates, is_new)
+    return Index(model, texts, path, query_templates, key, is_new)
+
+
+def check_index(index: str | None, corpus: str) -> None:
+    """Raise, as `open_index`, if this is no place for the embeddings of a corpus: before a model is loaded."""
+    if index is None:
+        return
+    if Path(index).suffix != ".safetensors":
+        raise ValueError(f"index: expected a file ending in .safetensors; got {index}.")
+    check_place(index, corpus)
 
 
 def _query_templates(config: MoEEConfig, prompt: str | None, query_prompt: str | None) -> list[str]:

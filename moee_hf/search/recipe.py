@@ -44,14 +44,16 @@ def digest_of_index(model: MoEEModel, templates: Sequence[str], corpus: CorpusFi
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _weights_of(model: MoEEModel) -> str:
-    """What the weights are known by: a commit of the Hub, or a digest of the folder; of those in memory, a digest."""
+def _weights_of(model: MoEEModel) -> Any:
+    """What the weights are known by: files at a commit of the Hub, or of a digest; of those in memory, a digest."""
     from ..model.adapters_moee import has_adapters
 
     origin = model.origin
     if not origin.source or model.weights_changed or has_adapters(model.model):
         return digest_of_tensors(model.model)
-    return origin.revision or digest_of_folder(Path(origin.source))
+    if origin.revision:
+        return [origin.source, origin.revision, origin.files]
+    return [digest_of_folder(Path(origin.source, origin.files.get("subfolder", ""))), origin.files]
 
 
 def cache_folder() -> Path:

@@ -95,7 +95,7 @@ def test_what_a_visitor_cannot_ask_is_a_sentence(model):
         (lambda: answers.compare("x", "\n"), "Text 2 is empty"),
         (lambda: answers.compare("x", "cat " * 900), "Text 2 is too long: this model reads 512 tokens"),
         (lambda: answers.route("x" * 20_001), "Text has 20,001 characters, where 20,000 can be"),
-        (lambda: answers.check_query(" "), "Query is empty"),
+        (lambda: answers.check_query(" ", answers.templates), "Query is empty"),
         (lambda: Answers(model, "prompteol+none").route("x"), "this model has 2"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -109,3 +109,15 @@ def test_an_embedding_without_routing_is_compared_and_routed(model):
     answers = Answers(model)
     assert answers.compare(*TEXTS[:2]).layers == []
     assert answers.route(TEXTS[0]).shares.sum(axis=1) == pytest.approx([4] * 5)
+
+
+def test_every_question_waits_in_the_queue(model):
+    """Those of programs too: each is asked of the model alone."""
+    from moee_hf.demo import create_demo
+
+    demo = create_demo(model)
+    events = [event for event in demo.fns.values() if event.api_name in ("compare", "search", "route")]
+    assert len(events) >= 3
+    assert not demo.api_open
+    assert {event.concurrency_id for event in events} == {events[0].concurrency_id}
+    assert demo._queue.default_concurrency_limit == 1

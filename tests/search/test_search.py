@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
-from support.common import MANY, TEXTS
+from safetensors.torch import load_file, save_file
+from support.common import CHECKPOINT, MANY, TEXTS
 from support.killed import left_by_a_killed_process
 
 from moee_hf.model.prompts_moee import PROMPTS
@@ -98,9 +100,43 @@ def test_embeddings_are_made_again_only_where_they_would_be_others(model, cache)
     model.config.choose(alpha=0.25)
     assert [is_new(), is_new()] == [True, False]
     model.calibrate(MANY)
-    assert [is_new(), is_new(), is_new(index="own.safetensors"), is_new(index="own.safetensors")] == 2 * [True, False]
+    assert [is_new(), is_new()] == [True, False]
+    with pytest.raises(ValueError, match=r"own\.safetensors, which is of other texts, or another model"):
+        is_new(index="own.safetensors")
     write("a.txt", [*LINES[:-1], "y"])
     assert [is_new(), is_new()] == [True, False]
+
+
+def test_other_weights_of_one_folder_have_an_index_of_their_own(model, cache, tmp_path):
+    for name, scale in (("model", 1), ("model.fp16", 2)):
+        (tmp_path / "both").mkdir(exist_ok=True)
+        for file in CHECKPOINT.iterdir():
+            if file.suffix != ".safetensors":
+                (tmp_path / "both" / file.name).write_bytes(file.read_bytes())
+        weights = load_file(CHECKPOINT / "model.safetensors")
+        save_file({key: scale * value for key, value in weights.items()}, tmp_path / "both" / f"{name}.safetensors")
+    write("a.txt", LINES)
+    for variant in (None, "fp16"):
+        loaded = type(model).from_pretrained(tmp_path / "both", variant=variant)
+        assert open_index(loaded, "a.txt").is_new
+        assert not open_index(loaded, "a.txt").is_new
+
+
+def test_an_open_index_stays_what_it_was(model, cache):
+    write("a.txt", LINES)
+    opened = open_index(model, "a.txt", index="own.safetensors")
+    before = opened.search(["dogs"])
+    model.config.choose(combination="hs")
+    assert opened.search(["dogs"]) == before
+    os.replace(open_index(model, "a.txt").path, "own.safetensors")
+    with pytest.raises(ValueError, match=r"own\.safetensors: expected the index as it was opened; it was replaced"):
+        opened.search(["dogs"])
+
+
+def test_an_empty_query_is_refused(model, cache):
+    write("a.txt", LINES)
+    with pytest.raises(ValueError, match=r"queries\[1\]: expected some words; got ' '"):
+        open_index(model, "a.txt").search(["dogs", " "])
 
 
 def test_nothing_half_is_ever_read(model, cache, monkeypatch):
@@ -154,7 +190,11 @@ def test_prompts_of_queries_and_texts_are_those_of_sentence_transformers(model, 
         ("-", {}, "standard input: expected a file, which is read again"),
         ("empty.txt", {}, "empty.txt: expected texts; got 2 empty ones"),
         ("a.txt", {"index": "b.npy"}, "index: expected a file ending in .safetensors; got b.npy"),
-        ("a.txt", {"index": "other.safetensors"}, "index: expected a file that a search has written"),
+        (
+            "a.txt",
+            {"index": "other.safetensors"},
+            "index: expected the embeddings of these texts, or no file yet; got other.safetensors",
+        ),
         ("a.txt", {"prompt": "eol"}, "prompt_name: expected one of"),
         ("a.txt", {"column": "body"}, "column: expected none of lines of text"),
     ],

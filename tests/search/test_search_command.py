@@ -92,6 +92,6 @@ def test_an_index_that_is_named_is_used(capsys):
     assert main(["search", "a.txt", "dogs", "--index", "own.safetensors", *SMALL]) == 0
     assert capsys.readouterr().err == ""
     assert main(["search", "a.txt", "dogs", "--index", "a.txt", *SMALL]) == 1
-    assert capsys.readouterr().err.startswith("moee: a.txt: expected")
+    assert capsys.readouterr().err.startswith("moee: --index: expected a file ending in .safetensors")
     assert main(["search", "a.txt", "dogs", "--query-prompt", "eol", *SMALL]) == 1
     assert capsys.readouterr().err.startswith("moee: --query-prompt: expected one of")
