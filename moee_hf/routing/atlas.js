@@ -34,6 +34,8 @@ function pairs(flat) {
 const experts = data.experts, count = data.numExperts, total = experts.group.length;
 const layerOf = (expert) => data.layers[Math.floor(expert / count)];
 const nameOf = (expert) => `Layer ${layerOf(expert)}, expert ${expert % count}`;
+// groups of experts have letters, groups of texts numbers
+const letter = (group) => String.fromCharCode(65 + group);
 const wordsOf = (group) => group.words.map((word) => data.words[word]);
 
 $("title").textContent = `What the experts of ${data.model} read`;
@@ -44,6 +46,9 @@ $("layers-help").textContent = `Here are the ${data.layers.length} layers whose 
   `with ${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
   " Layers and experts are counted from 0.";
 
+const titleOf = (expert) => `layer ${layerOf(expert)}, expert ${expert % count}: ` +
+  pairs(experts.words[expert]).slice(0, 3).map(([word]) => data.words[word]).join(", ");
+
 // the grid, one stop of the tabulator key
 const squares = [];
 let selected = 0;
@@ -53,7 +58,7 @@ data.layers.forEach((layer, row) => {
   for (let column = 0; column < count; column++) {
     const expert = row * count + column;
     const square = element("button", { type: "button", role: "gridcell", tabindex: "-1", "aria-selected": "false",
-      "aria-label": nameOf(expert), title: nameOf(expert), onclick: () => select(expert) });
+      "aria-label": nameOf(expert), title: titleOf(expert), onclick: () => select(expert) });
     squares.push(colours(square, experts.group[expert]));
     line.append(square);
   }
@@ -90,7 +95,7 @@ function select(expert) {
   const words = pairs(experts.words[expert]), texts = pairs(experts.texts[expert]);
   const card = $("card");
   card.replaceChildren(element("h3", {}, nameOf(expert)));
-  card.append(element("p", {}, mark(group, "square"), `One of group ${group + 1}: `,
+  card.append(element("p", {}, mark(group, "square"), `One of group ${letter(group)}: `,
     wordsOf(data.expertGroups[group]).join(", ") || "no words in common"));
   if (share !== null) {
     card.append(element("p", { class: "faint" }, `Chosen for ${(share / 10).toFixed(1)}% of the tokens; if all were ` +
@@ -124,7 +129,7 @@ $("find-expert").addEventListener("input", (event) => {
   found.sort((a, b) => b[0] - a[0] || b[1] - a[1]);
   $("found").replaceChildren();
   if (wanted !== "") {
-    $("found").append(`${numbers(found.length)} experts `, ...found.slice(0, 6).map(([, , expert]) =>
+    $("found").append(found.length === 1 ? "1 expert " : `${numbers(found.length)} experts `, ...found.slice(0, 6).map(([, , expert]) =>
       expertButton(expert)));
   }
   if (found.length) select(found[0][2]);
@@ -132,11 +137,11 @@ $("find-expert").addEventListener("input", (event) => {
 select(0);
 
 data.expertGroups.forEach((group, number) => {
-  const card = element("section", { class: "card" }, element("h3", {}, mark(number, "square"), `Group ${number + 1}`));
+  const card = element("section", { class: "card" }, element("h3", {}, mark(number, "square"), `Group ${letter(number)}`));
   card.append(element("p", {}, ...wordsOf(group).map((word) => chip(word))));
   card.append(element("h4", {}, "Texts at which they light up"), element("ul", {},
     ...group.points.map((point) => element("li", {}, data.map.texts[point]))));
-  const list = element("details", {}, element("summary", {}, `${numbers(group.experts.length)} experts`));
+  const list = element("details", {}, element("summary", {}, group.experts.length === 1 ? "1 expert" : `${numbers(group.experts.length)} experts`));
   list.addEventListener("toggle", () => {  // thousands of buttons only when they are asked for
     if (list.open && list.childElementCount === 1) list.append(...group.experts.map((expert) => expertButton(expert)));
   });

@@ -5,6 +5,7 @@ const reading = map.projection === "UMAP" ? "by UMAP, which keeps neighbours tog
 $("map-help").textContent = `${numbers(points)} different texts. Those that the model finds similar lie near each ` +
   `other, as far as a flat picture can show it (${reading}). The colour is the group. Point at the map, or move ` +
   "over it with the arrow keys; choose a group to show it alone.";
+const HINT = "Point at the map to read a text; click for the ten texts near it on this picture.";
 let shownGroup = null, matches = null, cursor = null;
 
 const groupName = (group) => data.textGroups[group].words.slice(0, 3).join(", ") || "no words of its own";
@@ -135,11 +136,14 @@ canvas.addEventListener("keydown", (event) => {
 $("find-text").addEventListener("input", (event) => {
   const wanted = event.target.value.trim().toLowerCase();
   matches = wanted === "" ? null : new Set(lowerMap.flatMap((text, index) => text.includes(wanted) ? [index] : []));
-  $("found-texts").textContent = matches === null ? "" : `${numbers(matches.size)} texts`;
+  $("found-texts").textContent = matches === null ? "" : matches.size === 1 ? "1 text" :
+    matches.size > 20 ? `20 of ${numbers(matches.size)} texts` : `${numbers(matches.size)} texts`;
+  cursor = null;
+  $("pointed").textContent = HINT;
   list(matches === null ? [] : [...matches].slice(0, 20));
   draw();
 });
-$("pointed").textContent = "Point at the map to read a text; click for the ten texts around.";
+$("pointed").textContent = HINT;
 new ResizeObserver(draw).observe($("legend"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 draw();
