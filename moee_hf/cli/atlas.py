@@ -88,12 +88,18 @@ def _place(file: TextFile, index: int) -> str:
 
 def _command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
     """The command as the page has it: the flags that were given, and no folders of this machine."""
-    words = ["moee", "atlas", os.path.basename(arguments.input)]
+    words = ["moee", "atlas", _without_place(arguments.input)]
     for action in parser._actions:
         value = getattr(arguments, action.dest, None) if action.option_strings else None
         if value is None or value == action.default:
             continue
         flag = action.option_strings[-1 if value is False else 0]
         values = [] if isinstance(value, bool) else value if isinstance(value, list) else [value]
-        words += [flag, *(os.path.basename(str(part)) if os.path.isabs(str(part)) else str(part) for part in values)]
-    return shlex.join(words)
+        is_place = action.dest == "output" or (action.dest == "model" and os.path.exists(value))
+        words += [flag, *(_without_place(part) if is_place else str(part) for part in values)]
+    return os.fsencode(shlex.join(words)).decode(errors="replace")
+
+
+def _without_place(path: str) -> str:
+    """The name of a file, without folders of this machine, and what may be a secret in an address."""
+    return os.path.basename(os.path.normpath(path.partition("?")[0]))

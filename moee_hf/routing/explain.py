@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,27 +52,27 @@ class Explanation:
     routing: np.ndarray
     tokens: list[ChosenExperts] | None = None
 
-    @property
+    @cached_property
     def similarity(self) -> np.ndarray:
         """The cosine similarity of every text with every other, of shape `(n, n)`."""
         return self.of_hidden + self.of_routing
 
-    @property
+    @cached_property
     def of_hidden(self) -> np.ndarray:
         """What HS give to it, of shape `(n, n)`."""
         return self.hidden @ self.hidden.T
 
-    @property
+    @cached_property
     def of_routing(self) -> np.ndarray:
         """What RW give to it, of shape `(n, n)`."""
         return self.of_layers.sum(axis=-1)
 
-    @property
+    @cached_property
     def of_layers(self) -> np.ndarray:
         """What the routing in each layer gives to it, of shape `(n, n, L)`."""
         return np.einsum("ile,jle->ijl", self.routing, self.routing)
 
-    @property
+    @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """How much the cosine of HS, and that of RW, counts in each similarity, of shape `(n, n)` both.
 
@@ -82,7 +83,7 @@ class Explanation:
         of_hidden, of_routing = (np.outer(length, length) for length in lengths)
         return of_hidden, of_routing
 
-    @property
+    @cached_property
     def cosines(self) -> tuple[np.ndarray, np.ndarray]:
         """The cosine of HS, and that of RW, of shape `(n, n)` both; 0 where there is none.
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ..figures.style import drawing, save
-from ..files.partial import Partial, written_aside
+from ..files.partial import check_place, written_aside
 from .explain import Explanation
 from .explain_figure import draw_pair
 from .explain_matrix import draw_matrix
@@ -42,7 +42,7 @@ def check_explanation_file(path: str | os.PathLike[str], theme: str | None = Non
         raise ValueError(
             f"theme: expected a figure ({', '.join(FIGURES)}) as output; got {kind}, {why}. Leave the theme out."
         )
-    Partial(Path(path)).check()
+    check_place(os.fspath(path))
 
 
 def write_explanation(explanation: Explanation, path: str | os.PathLike[str], theme: str | None = None) -> None:
