@@ -42,7 +42,7 @@ $("title").textContent = `What the experts of ${data.model} read`;
 $("summary").textContent = `${numbers(data.numTexts)} texts of ${numbers(data.numTokens)} tokens (words and pieces ` +
   `of words), ${numbers(total)} experts in ${data.layers.length} layers, ${data.expertGroups.length} groups of ` +
   `experts, ${data.textGroups.length} groups of texts.`;
-$("layers-help").textContent = `Here are the ${data.layers.length} layers whose routing is part of an embedding, ` +
+$("layers-help").textContent = `Here are the ${data.layers.length} layers that embeddings with routing read, ` +
   `with ${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
   " Layers and experts are counted from 0.";
 
@@ -53,6 +53,10 @@ const titleOf = (expert) => `layer ${layerOf(expert)}, expert ${expert % count}:
 const squares = [];
 let selected = 0;
 $("grid").style.gridTemplateColumns = `max-content repeat(${count}, minmax(0.75rem, 1fr))`;
+// numbers of the columns, where there is room
+const head = element("div", { "aria-hidden": "true" }, element("span", {}, "expert"));
+for (let column = 0; column < count; column++) head.append(element("span", { class: "column" }, column % 4 ? "" : `${column}`));
+$("grid").append(head);
 data.layers.forEach((layer, row) => {
   const line = element("div", { role: "row" }, element("span", { role: "rowheader" }, `Layer ${layer}`));
   for (let column = 0; column < count; column++) {
@@ -110,18 +114,31 @@ function select(expert) {
     .map(([other, value]) => expertButton(other, ` (correlation ${(value / 100).toFixed(2)})`))));
 }
 
-// a word in the words of an expert counts before one in its texts
+// the experts whose words are the least usual for them, on average
+const clearness = experts.words.map((words) => pairs(words).reduce((sum, [, value]) => sum + value, 0) /
+  Math.max(1, words.length / 2));
+$("clearest").append(...[...clearness.keys()].sort((a, b) => clearness[b] - clearness[a]).slice(0, 10)
+  .map((expert) => expertButton(expert)));
+
+// where words begin with what is typed; in the words of an expert this counts before in its texts
+const beginsWith = (wanted) => {
+  const pattern = new RegExp(`(^|[^\\p{L}\\p{N}])${wanted.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}`, "u");
+  return (string) => pattern.test(string);
+};
 const lower = (strings) => strings.map((string) => string.toLowerCase());
 const lowerWords = lower(data.words), lowerTexts = lower(data.texts), lowerMap = lower(data.map.texts);
 $("find-expert").addEventListener("input", (event) => {
   const wanted = event.target.value.trim().toLowerCase();
-  const words = new Set(lowerWords.flatMap((word, index) => word.includes(wanted) ? [index] : []));
-  const texts = new Set(lowerTexts.flatMap((text, index) => text.includes(wanted) ? [index] : []));
+  const place = /^(\d+)\D+(\d+)$/.exec(wanted), row = place ? data.layers.indexOf(Number(place[1])) : -1;
+  const named = row >= 0 && Number(place[2]) < count ? row * count + Number(place[2]) : -1;
+  const has = beginsWith(wanted);
+  const words = new Set(lowerWords.flatMap((word, index) => has(word) ? [index] : []));
+  const texts = new Set(lowerTexts.flatMap((text, index) => has(text) ? [index] : []));
   const found = [];
   squares.forEach((square, expert) => {
     const byWord = pairs(experts.words[expert]).filter(([word]) => words.has(word)).map(([, value]) => value);
     const byText = pairs(experts.texts[expert]).filter(([text]) => texts.has(text)).map(([, value]) => value);
-    const matches = wanted !== "" && byWord.length + byText.length > 0;
+    const matches = named >= 0 ? expert === named : wanted !== "" && byWord.length + byText.length > 0;
     square.classList.toggle("match", matches);
     if (matches) found.push([byWord.length > 0, Math.max(...byWord, ...byText), expert]);
   });
@@ -129,8 +146,10 @@ $("find-expert").addEventListener("input", (event) => {
   found.sort((a, b) => b[0] - a[0] || b[1] - a[1]);
   $("found").replaceChildren();
   if (wanted !== "") {
-    $("found").append(found.length === 1 ? "1 expert " : `${numbers(found.length)} experts `, ...found.slice(0, 6).map(([, , expert]) =>
-      expertButton(expert)));
+    const inWords = found.filter(([byWord]) => byWord).length, more = found.length > 6 ? "; the first six: " : " ";
+    const counted = found.length === 1 ? "1 expert" : `${numbers(found.length)} experts`;
+    $("found").append(named >= 0 ? "" : `${counted}, ${numbers(inWords)} by its words, the others by their texts${more}`,
+      ...found.slice(0, 6).map(([, , expert]) => expertButton(expert)));
   }
   if (found.length) select(found[0][2]);
 });
