@@ -20,6 +20,7 @@ from .flags import (
     add_prompt_flag,
     input_file,
     positive_int,
+    report_leftovers,
     report_skipped,
     set_run,
 )
@@ -60,8 +61,7 @@ def _atlas(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
     import_sklearn()
     file = input_file(arguments)
     file.check()
-    for leftover in remove_leftovers(output):
-        print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
+    report_leftovers(remove_leftovers(output))
     model = load_model(arguments)
     texts = (row.text for row in file.rows())
     with Progress():

@@ -15,7 +15,16 @@ from ..files.texts import TextFile
 from ..model.choices_moee import PRECISIONS
 from .choices import add_choice_flags
 from .embed_folder import embed_folder
-from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, report_skipped, set_run
+from .flags import (
+    INPUT_HELP,
+    Commands,
+    add_model_flags,
+    add_prompt_flag,
+    add_reading_flags,
+    report_leftovers,
+    report_skipped,
+    set_run,
+)
 from .folder_flags import add_folder_flags, is_folder, refuse_folder_flags
 from .loading import load_model
 from .progress import Progress
@@ -90,8 +99,8 @@ def _embed(arguments: argparse.Namespace) -> None:
     file = TextFile(source, arguments.column, arguments.delimiter, arguments.keep, arguments.keep_empty)
     file.check()
     check_columns(arguments.output, file.kept, not arguments.no_text)
-    for leftover in remove_leftovers(Path(arguments.output)) if arguments.output != STDOUT else ():
-        print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
+    if arguments.output != STDOUT:
+        report_leftovers(remove_leftovers(Path(arguments.output)))
     model = load_model(arguments)
     options = {
         "prompt": model.config.find_prompts(arguments.prompt),

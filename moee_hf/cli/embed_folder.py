@@ -19,6 +19,7 @@ from ..bulk.work import Here, Result, Work
 from ..files.parquet import import_pyarrow
 from ..files.rows import Request
 from ..files.texts import TextFile
+from .flags import report_leftovers
 from .folder_flags import completed
 from .loading import load_config, load_model
 from .progress import Progress
@@ -40,8 +41,7 @@ def embed_folder(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{name}: expected an input that has a use for it; got {getattr(request, name)!r}.")
     for asked in requests:
         TextFile(asked.source, asked.column, asked.delimiter, keep)
-    for leftover in folder.remove_leftovers():
-        print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
+    report_leftovers(folder.remove_leftovers())
     source, commit, config = load_config(arguments)
     described = (arguments.prompt, arguments.normalize, arguments.precision, arguments.quantize)
     recipe = model_recipe(config, source, commit, arguments.prompt)

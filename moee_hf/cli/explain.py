@@ -9,7 +9,7 @@ from pathlib import Path
 from ..files.embeddings import STDOUT
 from ..files.partial import remove_leftovers
 from .choices import add_choice_flags
-from .flags import Commands, add_model_flags, add_prompt_flag, set_run
+from .flags import Commands, add_model_flags, add_prompt_flag, add_theme_flag, report_leftovers, set_run
 from .loading import import_transformers, load_model
 
 
@@ -31,9 +31,7 @@ def add_explain_command(commands: Commands) -> None:
     parser.add_argument(
         "--tokens", action="store_true", help="show which words choose each expert, too; in one prompt"
     )
-    parser.add_argument(
-        "--theme", choices=("light", "dark"), help="colours of a figure (default: light); a page is as the browser is"
-    )
+    add_theme_flag(parser)
     add_model_flags(parser)
     add_prompt_flag(parser)
     add_choice_flags(parser)
@@ -43,15 +41,19 @@ def add_explain_command(commands: Commands) -> None:
 def _explain(arguments: argparse.Namespace) -> None:
     import_transformers()
     from ..routing.explain import check_comparable, explain
-    from ..routing.explain_files import check_explanation_file, to_json, write_explanation
+    from ..routing.explain_files import FIGURES, check_explanation_file, to_json, write_explanation
     from .explain_view import show_explanation
 
     # before the model is loaded
     check_comparable(arguments.texts)
     if arguments.output not in (None, STDOUT):
         check_explanation_file(arguments.output, arguments.theme)
-        for leftover in remove_leftovers(Path(arguments.output)):
-            print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
+        if arguments.tokens and len(arguments.texts) > 2 and Path(arguments.output).suffix.lower() in FIGURES:
+            raise ValueError(
+                f"tokens: expected two texts for a figure with words; got {len(arguments.texts)}. Leave --tokens out, "
+                "or write a page, .html."
+            )
+        report_leftovers(remove_leftovers(Path(arguments.output)))
     elif arguments.theme is not None:
         raise ValueError("theme: expected --output with a figure beside it; got none. Leave --theme out.")
     model = load_model(arguments)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeAlias
 
 from .. import EMBEDDED
@@ -56,6 +57,12 @@ def report_skipped(file: TextFile) -> None:
     if file.skipped:
         texts = "1 empty text was" if file.skipped == 1 else f"{file.skipped:,} empty texts were"
         print(f"{file.source}: {texts} skipped", file=sys.stderr)
+
+
+def report_leftovers(leftovers: Iterable[Path]) -> None:
+    """Say what of killed runs was removed, if anything."""
+    for leftover in leftovers:
+        print(f"{leftover}: the beginning of a file, from a run that was killed; removed", file=sys.stderr)
 
 
 def add_batch_size_flag(parser: argparse.ArgumentParser) -> None:

@@ -44,8 +44,7 @@ def overview(helps: Mapping[str, str | None]) -> Iterator[str]:
     for group, examples in EXAMPLES.items():
         yield f"{group}:"
         for name, example in examples.items():
-            if name in helps:
-                yield f"  {name:<{width}}  {helps[name]}"
-                yield f"  {'':<{width}}  $ {example}"
+            yield f"  {name:<{width}}  {helps[name]}"
+            yield f"  {'':<{width}}  $ {example}"
         yield ""
     yield "`moee COMMAND --help` says all of a command. `moee examples examples` writes the files of these examples."

@@ -222,6 +222,9 @@ function makeMatrix() {
   if (data.texts.length === 2) return;
   find("several").hidden = false;
   const head = make("tr", {}, make("th"), ...data.texts.map((_, number) => make("th", {}, String(number + 1))));
+  // the palest is 0, or, where all are large, as far below the smallest as that is below the largest
+  const values = data.similarity.flatMap((row, first) => row.filter((_, second) => first !== second));
+  const high = Math.max(...values.map(Math.abs)), low = Math.max(0, 2 * Math.min(...values) - high);
   find("matrix").replaceChildren(head, ...data.texts.map((text, row) => make("tr", {},
     make("th", { title: text }, `${row + 1}  ${slice(row, 0, 80)}`),
     ...data.texts.map((_, column) => {
@@ -232,7 +235,7 @@ function makeMatrix() {
         "aria-label": `texts ${first + 1} and ${second + 1}: ${show(value)}`,
         onclick: () => { Object.assign(state, { first, second, token: null }); showAll(); } }, value.toFixed(3));
       const sign = value < 0 ? "negative" : "positive";
-      button.style.background = `color-mix(in srgb, var(--${sign}) ${Math.round(60 * Math.abs(value))}%, transparent)`;
+      button.style.background = `color-mix(in srgb, var(--${sign}) ${Math.round((60 * (Math.abs(value) - low)) / (high - low || 1))}%, transparent)`;
       return make("td", {}, button);
     }))));
 }

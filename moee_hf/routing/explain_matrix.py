@@ -54,7 +54,9 @@ def _matrix(axis: Any, values: np.ndarray, theme: Theme, color: str, has_numbers
     apart = np.where(np.eye(len(values), dtype=bool), np.nan, values)
     low, high = bounds(np.nan_to_num(apart))
     colors = theme.diverging() if low < 0 else theme.sequential(color)
-    most = high if low < 0 else high / _DEEPEST
+    if low == 0 and (least := float(np.nanmin(apart))) < high:
+        low = max(0.0, 2 * least - high)  # all are large, as those of a model that is not calibrated
+    most = high if low < 0 else low + (high - low) / _DEEPEST
     image = axis.imshow(apart, cmap=colors, vmin=low, vmax=most, aspect="auto", interpolation="nearest")
     axis.spines[:].set(visible=True)
     if not has_numbers:

@@ -10,7 +10,7 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
-from support.common import CHECKPOINT, TEXTS
+from support.common import CHECKPOINT, TEXTS, backbone_alone
 from support.serving import free_port
 
 from moee_hf.cli import main
@@ -57,7 +57,7 @@ def test_answers_are_the_models_own_until_ctrl_c(model, tmp_path, capsys):
     np.testing.assert_allclose([hit["similarity"] for hit in got["search"]], similarities[order], atol=1e-5)
 
     ids = model.tokenizer(model.config.prompt_template("prompteol").replace("{text}", TEXTS[0]))["input_ids"]
-    logits = model.model(torch.tensor([ids]), output_router_logits=True).router_logits
+    logits = backbone_alone()(torch.tensor([ids]), output_router_logits=True).router_logits
     head = len(model.tokenizer(model.config.prompt_template("prompteol").partition("{text}")[0])["input_ids"])
     for position, token in enumerate(got["route"]["tokens"], head):
         for layer, experts in zip(got["route"]["layers"], token["experts"], strict=True):

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from support.common import CHECKPOINT, TEXTS
-
-from moee_hf import MoEEModel
+from support.common import TEXTS, backbone_alone
 
 COMBINATIONS = ["hs", "rw", "concat", "sum"]
 POOLINGS = ["lasttoken", "mean", "weightedmean"]
@@ -18,8 +16,7 @@ POOLINGS = ["lasttoken", "mean", "weightedmean"]
 @pytest.fixture(scope="module")
 def traces(loaded):
     """The hidden states and router logits of each text in the PromptEOL template, from the backbone alone."""
-    # one of its own: transformers leaves hooks on what was asked for more than its output
-    backbone = MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32).model
+    backbone = backbone_alone()
     result = []
     for text in TEXTS:
         ids = loaded.tokenizer(f'This sentence : "{text}" means in one word:"', return_tensors="pt")["input_ids"]

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from support.common import MANY, TEXTS, set_random_statistics
+from support.common import MANY, TEXTS, backbone_alone, set_random_statistics
 
 from moee_hf.model import batching_moee
 from moee_hf.model.prompts_moee import PROMPTS
@@ -28,7 +28,7 @@ def log_ratios(model, text):
     )
     start = PROMPTS["prompteol"].index("{text}")
     encoded = model.tokenizer(filled, return_offsets_mapping=True)
-    logits = model.model(torch.tensor([encoded["input_ids"]]), output_router_logits=True).router_logits
+    logits = backbone_alone()(torch.tensor([encoded["input_ids"]]), output_router_logits=True).router_logits
     weights = torch.stack(logits, dim=1).double().softmax(-1)[:, model.config.router_indices].numpy()
     ratios = np.log(weights) - np.log(weights).mean(-1, keepdims=True)
     inside = [a < start + len(text) and b > start for a, b in encoded["offset_mapping"]]

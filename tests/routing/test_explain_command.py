@@ -100,6 +100,7 @@ def test_json_on_standard_output_and_in_a_file(capsys, tmp_path, model):
         (["one", " "], r"texts\[1\]: expected some words; got ' '"),
         (["one", "two", "--output", "pair.gif"], r"--output: expected a file that ends in \.png, .*; got 'pair\.gif'"),
         (["one", "two", "--output", "pair.html", "--theme", "dark"], r"--theme: expected a figure .*; got \.html"),
+        (["one", "two", "x", "--tokens", "--output", "x.png"], "--tokens: expected two texts for a figure with words"),
         (["one", "two", "--theme", "dark"], "--theme: expected --output with a figure beside it; got none"),
         (["one", "two", "--output", "no/pair.png"], r"no/pair\.png: expected a folder to write to"),
         (["one", "two", "--output", "pair.png"], r'Figures need matplotlib: pip install "moee_hf\[figures\]"'),

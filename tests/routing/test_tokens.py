@@ -2,28 +2,21 @@
 
 import pytest
 import torch
-from support.common import CHECKPOINT, LONG_PROMPT, MANY, TEXTS
+from support.common import LONG_PROMPT, MANY, TEXTS, backbone_alone
 
-from moee_hf import MoEEModel
 from moee_hf.routing.tokens import chosen_experts
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    """One of its own: transformers leaves hooks on what was asked for more than its output."""
-    return MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32).model
 
 
 @pytest.mark.parametrize(("texts", "layers"), [(TEXTS, None), (MANY[::9], [3, 0])], ids=["few", "many"])
 @pytest.mark.parametrize("template", ['This sentence : "{text}" means in one word:"', LONG_PROMPT, "{text}"])
-def test_experts_of_each_token(model, backbone, template, layers, texts):
+def test_experts_of_each_token(model, template, layers, texts):
     model.config.router_layers = layers
     head = template.partition("{text}")[0]
     for text, chosen in zip(texts, chosen_experts(model, texts, template), strict=True):
         filled = template.replace("{text}", text)
         encoded = model.tokenizer(filled, return_tensors="pt", return_offsets_mapping=True)
         with torch.no_grad():
-            logits = backbone(encoded["input_ids"], output_router_logits=True).router_logits
+            logits = backbone_alone()(encoded["input_ids"], output_router_logits=True).router_logits
         expected, spans = [], []
         for position, (begin, end) in enumerate(encoded["offset_mapping"][0].tolist()):
             begin, end = max(begin - len(head), 0), min(end - len(head), len(text))

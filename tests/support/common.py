@@ -1,5 +1,6 @@
 """What many tests share: texts, the small model, comparisons."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,16 @@ BACKBONE = {path.name: path.read_bytes() for path in CHECKPOINT.iterdir()}
 # texts in a prompt whose beginning is worth computing once
 LONG_PROMPT = "Here is one of many sentences, and there is a lot to say before it comes at last : {text} . In a word :"
 MANY = [f"{number} {word}" for number in range(40) for word in ("cats", "dogs and rain")]
+
+
+@functools.cache
+def backbone_alone() -> torch.nn.Module:
+    """The backbone of the small model, in float32, for judges.
+
+    Transformers leaves hooks that do not pickle on a model that was asked for hidden states or router logits: the one
+    that tests share is never asked.
+    """
+    return MoEEModel.from_pretrained(CHECKPOINT, dtype=torch.float32).model
 
 
 def assert_same(got, expected, atol=1e-6) -> None:

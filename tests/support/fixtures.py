@@ -62,6 +62,7 @@ def model(loaded: MoEEModel):
     loaded.config, loaded.statistics = copy.deepcopy(config), copy.deepcopy(statistics)
     yield loaded
     loaded.config, loaded.statistics = config, statistics
+    assert not hasattr(loaded.model, "_output_capturing_hooks_installed"), "ask backbone_alone() for router logits"
 
 
 @pytest.fixture(scope="session")
