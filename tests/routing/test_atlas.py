@@ -41,7 +41,7 @@ def made(model, monkeypatch):
     monkeypatch.setattr(batching_moee, "WINDOW_TEXTS", 16)
     set_random_statistics(model)
     model.config.choose(combination="sum", standardize=True, router_layers=[0, 2, 4])
-    with torch.inference_mode():
+    with torch.no_grad():
         judged = {text: log_ratios(model, text) for text in DISTINCT}
     return atlas(model, iter(CORPUS), top=3), judged, model
 
