@@ -7,10 +7,9 @@ import sys
 import threading
 import webbrowser
 
-from ..files.texts import TextFile
 from .choices import add_choice_flags
-from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, set_run
-from .listening import listening, port_number, run_server, url_of
+from .flags import FILE_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, set_run
+from .listening import add_address_flags, listening, run_server, url_of
 from .loading import load_model
 from .progress import Progress
 
@@ -28,17 +27,15 @@ def add_demo_command(commands: Commands) -> None:
         description="Open a page in the browser: compare texts, search a corpus, see which experts a text visits. It "
         "asks no other server for anything. Ctrl-C ends it. In Python: moee_hf.demo.create_demo.",
     )
-    corpus = INPUT_HELP.partition("; -")[0]
     parser.add_argument(
-        "--corpus", metavar="FILE", help=f"texts to search in, {corpus} (default: some sentences of the package)"
+        "--corpus", metavar="FILE", help=f"texts to search in, {FILE_HELP} (default: some sentences of the package)"
     )
     add_reading_flags(parser)
     add_model_flags(parser)
     add_prompt_flag(parser)
     add_choice_flags(parser)
     group = parser.add_argument_group("server")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
-    group.add_argument("--port", type=port_number, default=PORT, help=f"(default: {PORT}; 0: one that is free)")
+    add_address_flags(group, PORT)
     group.add_argument("--no-browser", action="store_true", help="open no browser; the address is printed anyway")
     set_run(parser, _demo)
 
@@ -52,21 +49,22 @@ def _demo(arguments: argparse.Namespace) -> None:
         if arguments.corpus is None and getattr(arguments, name) is not None:
             raise ValueError(f"{name}: expected --corpus beside it, as it has no effect otherwise. Leave it out.")
     # what is wrong with them is told before minutes of loading
+    from ..search import CorpusFile, open_index
+
+    corpus = None
     if arguments.corpus is not None:
-        TextFile(arguments.corpus, arguments.column, arguments.delimiter).check()
+        corpus = CorpusFile(arguments.corpus, arguments.column, arguments.delimiter)
     with listening(arguments.host, arguments.port):
         pass
     model = load_model(arguments)
     from ..demo import create_app
     from ..demo.blocks import open_small_corpus
-    from ..search import open_index
 
-    reading = {name: getattr(arguments, name) for name in ("column", "delimiter", "batch_size")}
     with Progress():
-        if arguments.corpus is None:
+        if corpus is None:
             index = open_small_corpus(model, arguments.prompt)
         else:
-            index = open_index(model, arguments.corpus, prompt=arguments.prompt, **reading)
+            index = open_index(model, corpus, prompt=arguments.prompt, batch_size=arguments.batch_size)
     app = create_app(model, index, arguments.prompt)
     with listening(arguments.host, arguments.port) as listener:  # no sooner: who is connected expects an answer
         url = url_of(listener)

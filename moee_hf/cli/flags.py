@@ -16,7 +16,8 @@ from ..model.choices_moee import QUANTIZATIONS, check_alpha
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-INPUT_HELP = ".txt, .jsonl, .json, .csv or .tsv, gzipped or not, or .parquet; - for standard input, a text a line"
+FILE_HELP = ".txt, .jsonl, .json, .csv or .tsv, gzipped or not, or .parquet"
+INPUT_HELP = f"{FILE_HELP}; - for standard input, a text a line"
 
 
 def set_run(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:

@@ -12,8 +12,13 @@ from types import FrameType
 from typing import Any
 
 
-def port_number(value: str) -> int:
-    """Return a port that a flag gives."""
+def add_address_flags(group: argparse._ArgumentGroup, port: int) -> None:
+    """Add the address to listen at, with this port if no other is given."""
+    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    group.add_argument("--port", type=_port_number, default=port, help=f"(default: {port}; 0: one that is free)")
+
+
+def _port_number(value: str) -> int:
     if not 0 <= (number := int(value)) <= 65535:  # some systems would take the remainder
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535; got {value}")
     return number

@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..figures.words import one_line
-from ..files.texts import TextFile, iter_texts
+from ..files.texts import iter_texts
 from .choices import add_choice_flags
-from .flags import INPUT_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, positive_int, set_run
+from .flags import FILE_HELP, Commands, add_model_flags, add_prompt_flag, add_reading_flags, positive_int, set_run
 from .loading import load_model
 from .progress import Progress
 from .routing import bar
@@ -33,7 +33,7 @@ def add_search_command(commands: Commands) -> None:
         "begins those of the next query. Embeddings of the texts are made once, and kept for later searches. In "
         "Python: moee_hf.search.open_index, then search.",
     )
-    parser.add_argument("corpus", metavar="CORPUS", help=INPUT_HELP.partition("; -")[0])
+    parser.add_argument("corpus", metavar="CORPUS", help=FILE_HELP)
     parser.add_argument("query", nargs="?", metavar="QUERY", help="what to search for")
     parser.add_argument(
         "--top", type=positive_int("texts"), default=10, metavar="N", help="texts for each query (default: 10)"
@@ -55,20 +55,18 @@ def add_search_command(commands: Commands) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from ..search import check_index, open_index
+    from ..search import CorpusFile, check_index, open_index
 
     # what is wrong with them is told before minutes of loading
     check_index(arguments.index, arguments.corpus)
-    TextFile(arguments.corpus, arguments.column, arguments.delimiter).check()
+    corpus = CorpusFile(arguments.corpus, arguments.column, arguments.delimiter)
     if arguments.query is not None and not arguments.query.strip():
         raise ValueError(f"QUERY: expected some words; got {arguments.query!r}. Write a query.")
     model = load_model(arguments)
     with Progress():
         index = open_index(
             model,
-            arguments.corpus,
-            column=arguments.column,
-            delimiter=arguments.delimiter,
+            corpus,
             prompt=arguments.prompt,
             query_prompt=arguments.query_prompt,
             index=arguments.index,

@@ -9,11 +9,13 @@ import sys
 from ..serving.limits import Limits
 from .choices import add_choice_flags
 from .flags import Commands, add_model_flags, add_prompt_flag, positive_int, set_run
-from .listening import listening, port_number, run_server, url_of
+from .listening import add_address_flags, listening, run_server, url_of
 from .loading import load_model
 
 # the key of the server, where other users of the machine cannot list it, as they can list arguments
 KEY_VARIABLE = "MOEE_API_KEY"
+# of other servers with this interface
+PORT = 8000
 # how long requests that were taken in may take to be answered once the server is told to end
 DRAINING_SECONDS = 60
 # how long a connection without requests stays open: longer than clients keep one for their next request, which would
@@ -47,8 +49,7 @@ def add_serve_command(commands: Commands) -> None:
 def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     limits = Limits()
     group = parser.add_argument_group("server")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
-    group.add_argument("--port", type=port_number, default=8000, help="(default: 8000; 0: one that is free)")
+    add_address_flags(group, PORT)
     group.add_argument(
         "--served-model-name", metavar="NAME", help="what clients call the model (default: its id or folder's name)"
     )

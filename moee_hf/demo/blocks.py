@@ -182,11 +182,7 @@ def _add_functions(answers: Answers, index: Index) -> None:
     def route(text: str) -> dict[str, Any]:
         """Return the experts that each token of a text chooses in each MoE layer of RW."""
         found = answers.route(text)
-        tokens = [
-            {"begin": begin, "end": end, "experts": experts}
-            for (begin, end), experts in zip(found.chosen.spans, found.chosen.experts.tolist(), strict=True)
-        ]
-        return {"layers": found.layers, "tokens": tokens}
+        return {"layers": found.layers, "tokens": found.chosen.to_list()}
 
     for function in (compare, search, route):
         api(_in_sentences(function), api_name=function.__name__, concurrency_id="model")

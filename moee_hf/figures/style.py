@@ -117,15 +117,15 @@ def drawing(name: str = "light") -> Iterator[Theme]:
         yield theme
 
 
-def check_figure(path: Path) -> None:
+def check_figure(path: Path, theme: str = "light") -> None:
     """Raise unless a figure can be written to this file: asked before the work, not after.
 
     Raises:
-        ValueError: If matplotlib has no such format.
+        ValueError: If matplotlib has no such format, or there is no such theme.
         OSError: As `check_place`.
         ImportError: If matplotlib is not installed.
     """
-    with drawing():
+    with drawing(theme):
         from matplotlib.figure import Figure
 
         _format_of(Figure(), path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +26,21 @@ def check_new_folder(folder: str | os.PathLike[str]) -> Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: expected a new or empty folder; there is something. Name another.")
     return path
+
+
+@contextlib.contextmanager
+def filled_aside(target: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which takes its place at the end: all of it, or nothing.
+
+    Args:
+        target: The place, as `check_new_folder` returns it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as temporary:
+        folder = Path(temporary, target.name)
+        folder.mkdir()
+        yield folder
+        os.replace(folder, target)
 
 
 def shipped(name: str) -> Path:

@@ -21,6 +21,7 @@ A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -197,13 +198,15 @@ def run_texts(
         bounds = (model.max_length - num_shared, batches.split_length or 0)
         lengths = [min(padded_length(length), *(bound for bound in bounds if bound >= length)) for length in lengths]
 
+    read = functools.partial(run_batch, model, wanted=wanted, lean=True, cache=empty, kind=kind)
+
     def run(indices: list[int]) -> Capture:
         if packed:
-            return run_batch(model, pack([ids[index] for index in indices]), wanted, lean=True, cache=empty, kind=kind)
+            return read(pack([ids[index] for index in indices]))
         longest = num_shared + lengths[indices[0]]
         start = num_shared if longest <= MAX_TIMES_LONGER * num_shared else 0
         batch = pad([ids[index][start:] for index in indices], longest - start)
-        return run_batch(model, batch, wanted, True, prefix if start else None, empty, kind)
+        return read(batch, prefix=prefix if start else None)
 
     # every layer holds keys and values of the prefix for each text, an eighth of what it holds of other tokens
     yield from batches.run(run, [length + num_shared // 8 for length in lengths], packed)

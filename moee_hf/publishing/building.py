@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.numpy import save_file
 
 from .. import __version__
-from ..files.folders import check_new_folder
+from ..files.folders import check_new_folder, filled_aside
 from ..model.hub_moee import hub_errors
 from ..model.modeling_moee import MoEEModel
 from .card import EXAMPLES, combinations_of, model_card
@@ -57,12 +56,8 @@ def build(
     model = MoEEModel.from_pretrained(source, revision=revision, token=token, **kwargs | recipe.config)
     if reference is None:
         reference = model.origin.base is not None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as temporary:
-        folder = Path(temporary, target.name)
-        folder.mkdir()
-        _fill(folder, model, recipe, repo_id, reference)
-        os.replace(folder, target)  # all of it, or nothing
+    with filled_aside(target) as aside:
+        _fill(aside, model, recipe, repo_id, reference)
     return target
 
 

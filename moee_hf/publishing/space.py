@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from .. import EMBEDDED, __version__
-from ..files.folders import check_new_folder
+from ..files.folders import check_new_folder, filled_aside
 from ..info import model_info
 from ..model.configuration_moee import MoEEConfig, resolve_config
 from ..model.hub_moee import resolve_commit
@@ -61,12 +60,8 @@ def build_space(
     commit = None if source == EMBEDDED else resolve_commit(source, revision=recipe.base_model_revision, token=token)
     config = resolve_config(source, revision=commit, token=token)
     config.choose(**recipe.config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as temporary:
-        folder = Path(temporary, target.name)
-        folder.mkdir()
-        _fill(folder, recipe, config, repo_id, commit)
-        os.replace(folder, target)  # all of it, or nothing
+    with filled_aside(target) as aside:
+        _fill(aside, recipe, config, repo_id, commit)
     return target
 
 

@@ -1,17 +1,4 @@
-"use strict";
-const $ = (id) => document.getElementById(id);
 const numbers = (value) => value.toLocaleString("en");
-
-// texts are strangers': they become text nodes, never HTML
-function element(name, options = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(options)) {
-    if (key === "onclick") made.addEventListener("click", value);
-    else made.setAttribute(key, value);
-  }
-  made.append(...children);
-  return made;
-}
 
 // seven colours, each filled, then hollow
 function colours(target, group) {
@@ -19,7 +6,7 @@ function colours(target, group) {
   target.style.setProperty("--fill", group < 7 ? "var(--mark)" : "var(--background)");
   return target;
 }
-const mark = (group, kind = "") => colours(element("span", { class: `mark ${kind}`, "aria-hidden": "true" }), group);
+const mark = (group, kind = "") => colours(make("span", { class: `mark ${kind}`, "aria-hidden": "true" }), group);
 
 function times(hundredths) {
   const ratio = Math.exp(hundredths / 100);
@@ -38,11 +25,11 @@ const nameOf = (expert) => `Layer ${layerOf(expert)}, expert ${expert % count}`;
 const letter = (group) => String.fromCharCode(65 + group);
 const wordsOf = (group) => group.words.map((word) => data.words[word]);
 
-$("title").textContent = `What the experts of ${data.model} read`;
-$("summary").textContent = `${numbers(data.numTexts)} texts of ${numbers(data.numTokens)} tokens (words and pieces ` +
+find("title").textContent = `What the experts of ${data.model} read`;
+find("summary").textContent = `${numbers(data.numTexts)} texts of ${numbers(data.numTokens)} tokens (words and pieces ` +
   `of words), ${numbers(total)} experts in ${data.layers.length} layers, ${data.expertGroups.length} groups of ` +
   `experts, ${data.textGroups.length} groups of texts.`;
-$("layers-help").textContent = `Here are the ${data.layers.length} layers that embeddings with routing read, ` +
+find("layers-help").textContent = `Here are the ${data.layers.length} layers that embeddings with routing read, ` +
   `with ${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
   " Layers and experts are counted from 0.";
 
@@ -52,23 +39,23 @@ const titleOf = (expert) => `layer ${layerOf(expert)}, expert ${expert % count}:
 // the grid, one stop of the tabulator key
 const squares = [];
 let selected = 0;
-$("grid").style.gridTemplateColumns = `max-content repeat(${count}, minmax(0.75rem, 1fr))`;
+find("grid").style.gridTemplateColumns = `max-content repeat(${count}, minmax(0.75rem, 1fr))`;
 // numbers of the columns, where there is room
-const head = element("div", { "aria-hidden": "true" }, element("span", {}, "expert"));
-for (let column = 0; column < count; column++) head.append(element("span", { class: "column" }, column % 4 ? "" : `${column}`));
-$("grid").append(head);
+const head = make("div", { "aria-hidden": "true" }, make("span", {}, "expert"));
+for (let column = 0; column < count; column++) head.append(make("span", { class: "column" }, column % 4 ? "" : `${column}`));
+find("grid").append(head);
 data.layers.forEach((layer, row) => {
-  const line = element("div", { role: "row" }, element("span", { role: "rowheader" }, `Layer ${layer}`));
+  const line = make("div", { role: "row" }, make("span", { role: "rowheader" }, `Layer ${layer}`));
   for (let column = 0; column < count; column++) {
     const expert = row * count + column;
-    const square = element("button", { type: "button", role: "gridcell", tabindex: "-1", "aria-selected": "false",
+    const square = make("button", { type: "button", role: "gridcell", tabindex: "-1", "aria-selected": "false",
       "aria-label": nameOf(expert), title: titleOf(expert), onclick: () => select(expert) });
     squares.push(colours(square, experts.group[expert]));
     line.append(square);
   }
-  $("grid").append(line);
+  find("grid").append(line);
 });
-$("grid").addEventListener("keydown", (event) => {
+find("grid").addEventListener("keydown", (event) => {
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -count, ArrowDown: count };
   const next = event.key === "Home" ? 0 : event.key === "End" ? total - 1 : selected + steps[event.key];
   if (!(next >= 0 && next < total)) return;
@@ -78,14 +65,14 @@ $("grid").addEventListener("keydown", (event) => {
 });
 
 function expertButton(expert, more = "") {
-  return element("button", { type: "button", class: "small", onclick: () => {
+  return make("button", { type: "button", class: "small", onclick: () => {
     select(expert);
-    $("card").scrollIntoView({ block: "center" });
+    find("card").scrollIntoView({ block: "center" });
   } }, mark(experts.group[expert], "square"), nameOf(expert), more);
 }
 function chip(word, value) {
-  const made = element("span", { class: "word" }, word);
-  if (value !== undefined) made.append(" ", element("small", {}, times(value)));
+  const made = make("span", { class: "word" }, word);
+  if (value !== undefined) made.append(" ", make("small", {}, times(value)));
   return made;
 }
 
@@ -97,27 +84,27 @@ function select(expert) {
   squares[expert].tabIndex = 0;
   const group = experts.group[expert], share = experts.share[expert];
   const words = pairs(experts.words[expert]), texts = pairs(experts.texts[expert]);
-  const card = $("card");
-  card.replaceChildren(element("h3", {}, nameOf(expert)));
-  card.append(element("p", {}, mark(group, "square"), `One of group ${letter(group)}: `,
+  const card = find("card");
+  card.replaceChildren(make("h3", {}, nameOf(expert)));
+  card.append(make("p", {}, mark(group, "square"), `One of group ${letter(group)}: `,
     wordsOf(data.expertGroups[group]).join(", ") || "no words in common"));
   if (share !== null) {
-    card.append(element("p", { class: "faint" }, `Chosen for ${(share / 10).toFixed(1)}% of the tokens; if all were ` +
+    card.append(make("p", { class: "faint" }, `Chosen for ${(share / 10).toFixed(1)}% of the tokens; if all were ` +
       `chosen alike, it would be ${(100 * data.chosen / count).toFixed(1)}%.`));
   }
-  card.append(element("h4", {}, "It lights up at these words"), element("p", {}, ...(words.length ?
+  card.append(make("h4", {}, "It lights up at these words"), make("p", {}, ...(words.length ?
     words.map(([word, value]) => chip(data.words[word], value)) : ["none: its weight hardly changes"])));
-  card.append(element("h4", {}, "It lights up most at these texts, read as a whole"), element("ol", {},
-    ...texts.map(([text, value]) => element("li", {}, data.texts[text], " ",
-      element("span", { class: "times" }, times(value))))));
-  card.append(element("h4", {}, "It goes together with"), element("p", {}, ...pairs(experts.partners[expert])
+  card.append(make("h4", {}, "It lights up most at these texts, read as a whole"), make("ol", {},
+    ...texts.map(([text, value]) => make("li", {}, data.texts[text], " ",
+      make("span", { class: "times" }, times(value))))));
+  card.append(make("h4", {}, "It goes together with"), make("p", {}, ...pairs(experts.partners[expert])
     .map(([other, value]) => expertButton(other, ` (correlation ${(value / 100).toFixed(2)})`))));
 }
 
 // the experts whose words are the least usual for them, on average
 const clearness = experts.words.map((words) => pairs(words).reduce((sum, [, value]) => sum + value, 0) /
   Math.max(1, words.length / 2));
-$("clearest").append(...[...clearness.keys()].sort((a, b) => clearness[b] - clearness[a]).slice(0, 10)
+find("clearest").append(...[...clearness.keys()].sort((a, b) => clearness[b] - clearness[a]).slice(0, 10)
   .map((expert) => expertButton(expert)));
 
 // where words begin with what is typed; in the words of an expert this counts before in its texts
@@ -127,7 +114,7 @@ const beginsWith = (wanted) => {
 };
 const lower = (strings) => strings.map((string) => string.toLowerCase());
 const lowerWords = lower(data.words), lowerTexts = lower(data.texts), lowerMap = lower(data.map.texts);
-$("find-expert").addEventListener("input", (event) => {
+find("find-expert").addEventListener("input", (event) => {
   const wanted = event.target.value.trim().toLowerCase();
   const place = /^(\d+)\D+(\d+)$/.exec(wanted), row = place ? data.layers.indexOf(Number(place[1])) : -1;
   const named = row >= 0 && Number(place[2]) < count ? row * count + Number(place[2]) : -1;
@@ -142,13 +129,13 @@ $("find-expert").addEventListener("input", (event) => {
     square.classList.toggle("match", matches);
     if (matches) found.push([byWord.length > 0, Math.max(...byWord, ...byText), expert]);
   });
-  $("grid").classList.toggle("searching", wanted !== "");
+  find("grid").classList.toggle("searching", wanted !== "");
   found.sort((a, b) => b[0] - a[0] || b[1] - a[1]);
-  $("found").replaceChildren();
+  find("found").replaceChildren();
   if (wanted !== "") {
     const inWords = found.filter(([byWord]) => byWord).length, more = found.length > 6 ? "; the first six: " : " ";
     const counted = found.length === 1 ? "1 expert" : `${numbers(found.length)} experts`;
-    $("found").append(named >= 0 ? "" : `${counted}, ${numbers(inWords)} by its words, the others by their texts${more}`,
+    find("found").append(named >= 0 ? "" : `${counted}, ${numbers(inWords)} by its words, the others by their texts${more}`,
       ...found.slice(0, 6).map(([, , expert]) => expertButton(expert)));
   }
   if (found.length) select(found[0][2]);
@@ -156,14 +143,14 @@ $("find-expert").addEventListener("input", (event) => {
 select(0);
 
 data.expertGroups.forEach((group, number) => {
-  const card = element("section", { class: "card" }, element("h3", {}, mark(number, "square"), `Group ${letter(number)}`));
-  card.append(element("p", {}, ...wordsOf(group).map((word) => chip(word))));
-  card.append(element("h4", {}, "Texts at which they light up"), element("ul", {},
-    ...group.points.map((point) => element("li", {}, data.map.texts[point]))));
-  const list = element("details", {}, element("summary", {}, group.experts.length === 1 ? "1 expert" : `${numbers(group.experts.length)} experts`));
+  const card = make("section", { class: "card" }, make("h3", {}, mark(number, "square"), `Group ${letter(number)}`));
+  card.append(make("p", {}, ...wordsOf(group).map((word) => chip(word))));
+  card.append(make("h4", {}, "Texts at which they light up"), make("ul", {},
+    ...group.points.map((point) => make("li", {}, data.map.texts[point]))));
+  const list = make("details", {}, make("summary", {}, group.experts.length === 1 ? "1 expert" : `${numbers(group.experts.length)} experts`));
   list.addEventListener("toggle", () => {  // thousands of buttons only when they are asked for
     if (list.open && list.childElementCount === 1) list.append(...group.experts.map((expert) => expertButton(expert)));
   });
   card.append(list);
-  $("team-list").append(card);
+  find("team-list").append(card);
 });

@@ -12,8 +12,8 @@ import torch
 
 from ..model.backbone_moee import experts_per_token
 from ..model.functional_moee import check_count
-from .atlas_groups import correlations, groups_of, import_sklearn, names_of, plane, principal
-from .atlas_neighbours import between_groups
+from .atlas_groups import groups_of, import_sklearn, names_of, plane, principal
+from .atlas_neighbours import between_groups, nearest_rows
 from .atlas_reading import read_texts
 from .atlas_sums import Sample, TokenSums, TopTexts, digest_of
 from .atlas_words import best_words, words_of_groups
@@ -202,7 +202,7 @@ def _experts(
     profiles = ratios.astype(np.float32).T  # a row for each expert, a number for each text
     profiles -= profiles.mean(axis=1, keepdims=True)
     profiles /= np.maximum(np.linalg.norm(profiles, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    near, values = correlations(profiles, min(PARTNERS, len(profiles) - 1))
+    near, values = nearest_rows(profiles, min(PARTNERS, len(profiles) - 1))
     group_of = groups_of(principal(profiles))
     words = best_words(model.tokenizer, sums, WORDS)
     places = [(layers[number // width], number % width) for number in range(len(profiles))]

@@ -127,20 +127,3 @@ def names_of(texts: Sequence[str], groups: np.ndarray, most: int = 5) -> list[li
         }
         names.append(sorted(value, key=lambda word: (-value[word], word))[:most])
     return names
-
-
-def correlations(profiles: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the profiles that correlate most with each, and how far, both of shape `(n, most)`, descending.
-
-    Args:
-        profiles: Of zero mean and unit length, or zero, of shape `(n, size)`.
-        most: How many.
-    """
-    near, values = np.empty((len(profiles), most), np.int64), np.empty((len(profiles), most), np.float32)
-    for start in range(0, len(profiles), 256):
-        part = profiles[start : start + 256] @ profiles.T
-        rows = np.arange(len(part))
-        part[rows, start + rows] = -np.inf
-        order = np.argsort(-part, axis=1, kind="stable")[:, :most]
-        near[start : start + 256], values[start : start + 256] = order, np.take_along_axis(part, order, axis=1)
-    return near, values

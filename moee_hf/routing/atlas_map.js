@@ -1,8 +1,8 @@
 // the map: points of a canvas, with what is pointed at in words below
-const map = data.map, places = map.places, points = map.texts.length, canvas = $("canvas"), MARGIN = 12;
+const map = data.map, places = map.places, points = map.texts.length, canvas = find("canvas"), MARGIN = 12;
 const reading = map.projection === "UMAP" ? "by UMAP, which keeps neighbours together" :
   "by PCA, the two main directions in which embeddings differ: what lies apart differs, what lies together may too";
-$("map-help").textContent = `${numbers(points)} different texts. Those that the model finds similar lie near each ` +
+find("map-help").textContent = `${numbers(points)} different texts. Those that the model finds similar lie near each ` +
   `other, as far as a flat picture can show it (${reading}). The colour is the group. Point at the map, or move ` +
   "over it with the arrow keys; choose a group to show it alone.";
 const HINT = "Point at the map to read a text; click for the ten texts near it on this picture.";
@@ -10,24 +10,24 @@ let shownGroup = null, matches = null, cursor = null;
 
 const groupName = (group) => data.textGroups[group].words.slice(0, 3).join(", ") || "no words of its own";
 data.textGroups.forEach((group, number) => {
-  const button = element("button", { type: "button", "aria-pressed": "false", onclick: () => {
+  const button = make("button", { type: "button", "aria-pressed": "false", onclick: () => {
     shownGroup = shownGroup === number ? null : number;
-    [...$("legend").children].forEach((other, index) => other.setAttribute("aria-pressed", index === shownGroup));
+    [...find("legend").children].forEach((other, index) => other.setAttribute("aria-pressed", index === shownGroup));
     draw();
   } }, mark(number), `${number + 1}: ${groupName(number)} (${numbers(group.size)})`);
-  $("legend").append(button);
+  find("legend").append(button);
 
-  const item = (point, more = "") => element("li", {}, map.texts[point], more);
+  const item = (point, more = "") => make("li", {}, map.texts[point], more);
   const looked = Math.min(10, points - 1);
-  const elsewhere = (other, often) => element("span", { class: "faint" },
+  const elsewhere = (other, often) => make("span", { class: "faint" },
     ` — ${often} of its ${looked} nearest texts are in group ${other + 1} (${groupName(other)})`);
   const between = group.between.map(([point, other, often]) => item(point, elsewhere(other, often)));
-  $("group-list").append(element("section", { class: "card" },
-    element("h3", {}, mark(number), `Group ${number + 1}: ${group.words.join(", ") || "no words of its own"}`),
-    element("p", { class: "faint" }, `${numbers(group.size)} of the ${numbers(points)} texts on the map`),
-    element("h4", {}, "Nearest to another group: does it belong here?"), between.length ?
-      element("ul", {}, ...between) : element("p", {}, "No text of this group is."),
-    element("h4", {}, "Most typical"), element("ul", {}, ...group.central.map((point) => item(point)))));
+  find("group-list").append(make("section", { class: "card" },
+    make("h3", {}, mark(number), `Group ${number + 1}: ${group.words.join(", ") || "no words of its own"}`),
+    make("p", { class: "faint" }, `${numbers(group.size)} of the ${numbers(points)} texts on the map`),
+    make("h4", {}, "Nearest to another group: does it belong here?"), between.length ?
+      make("ul", {}, ...between) : make("p", {}, "No text of this group is."),
+    make("h4", {}, "Most typical"), make("ul", {}, ...group.central.map((point) => item(point)))));
 });
 
 let width = 0, height = 0;
@@ -82,10 +82,10 @@ function draw() {
 
 // it lies above the canvas, which takes long to draw
 function ring() {
-  $("ring").hidden = cursor === null;
+  find("ring").hidden = cursor === null;
   if (cursor === null) return;
   const [x, y] = position(cursor), size = 2 * (RADIUS + 4);
-  Object.assign($("ring").style, { width: `${size}px`, height: `${size}px`,
+  Object.assign(find("ring").style, { width: `${size}px`, height: `${size}px`,
     transform: `translate(${x - size / 2}px, ${y - size / 2}px)` });
 }
 
@@ -101,14 +101,14 @@ function nearest(x, y, most) {
   return found.slice(0, most).map(([, point]) => point);
 }
 function list(chosen) {
-  $("near").replaceChildren(...chosen.map((point) => element("li", {}, mark(map.group[point]), map.texts[point])));
+  find("near").replaceChildren(...chosen.map((point) => make("li", {}, mark(map.group[point]), map.texts[point])));
 }
 function point(chosen) {
   if (chosen === undefined || chosen === cursor) return;
   cursor = chosen;
   const group = map.group[chosen];
-  $("pointed").replaceChildren(mark(group), map.texts[chosen],
-    element("span", { class: "faint" }, ` (group ${group + 1}: ${groupName(group)})`));
+  find("pointed").replaceChildren(mark(group), map.texts[chosen],
+    make("span", { class: "faint" }, ` (group ${group + 1}: ${groupName(group)})`));
   ring();
 }
 const of = (event) => {
@@ -133,22 +133,22 @@ canvas.addEventListener("keydown", (event) => {
   }
   point(best[1]);
 });
-$("find-text").addEventListener("input", (event) => {
+find("find-text").addEventListener("input", (event) => {
   const wanted = event.target.value.trim().toLowerCase();
   matches = wanted === "" ? null : new Set(lowerMap.flatMap((text, index) => text.includes(wanted) ? [index] : []));
-  $("found-texts").textContent = matches === null ? "" : matches.size === 1 ? "1 text" :
+  find("found-texts").textContent = matches === null ? "" : matches.size === 1 ? "1 text" :
     matches.size > 20 ? `20 of ${numbers(matches.size)} texts` : `${numbers(matches.size)} texts`;
   cursor = null;
-  $("pointed").textContent = HINT;
+  find("pointed").textContent = HINT;
   list(matches === null ? [] : [...matches].slice(0, 20));
   draw();
 });
-$("pointed").textContent = HINT;
-new ResizeObserver(draw).observe($("legend"));
+find("pointed").textContent = HINT;
+new ResizeObserver(draw).observe(find("legend"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 draw();
 
-$("made").textContent = "Each text was read once, inside the prompt of the model. Words: the pieces of the texts, " +
+find("made").textContent = "Each text was read once, inside the prompt of the model. Words: the pieces of the texts, " +
   "each with the average of the expert's log-ratio (its routing weight in comparison with the others of its layer) " +
   "at this piece, less the average over all pieces; a piece that came seldom counts less (n of n + 5). Texts: the " +
   "same log-ratio at the last token, with which the model sums a text up. Experts go together when these rise and " +
@@ -156,5 +156,5 @@ $("made").textContent = "Each text was read once, inside the prompt of the model
   "best (the mean silhouette). Of very many texts, the map shows a random sample. Long texts are shortened." +
   (data.numLeftOut ? ` ${numbers(data.numLeftOut)} of ${numbers(data.numTokens)} tokens are pieces that came late, ` +
     "for which there was no room: they are not among the words." : "");
-$("command").textContent = data.command;
-$("command").hidden = !data.command;
+find("command").textContent = data.command;
+find("command").hidden = !data.command;

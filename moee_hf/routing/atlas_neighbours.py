@@ -1,4 +1,4 @@
-"""Texts between groups: those whose nearest neighbours are mostly of another group."""
+"""The nearest neighbours of vectors, and texts between groups: those whose neighbours are mostly of another group."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ import numpy as np
 NEIGHBOURS = 10
 # similarities of so many pairs at a time
 _PAIRS = 2**22
+
+
+def nearest_rows(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which other vectors have the largest dot products with each, and these, both `(n, most)`, descending.
+
+    Args:
+        vectors: Float32, of shape `(n, size)`.
+        most: How many, fewer than there are vectors.
+    """
+    near, values = np.empty((len(vectors), most), np.int64), np.empty((len(vectors), most), np.float32)
+    step = max(1, _PAIRS // len(vectors))
+    for start in range(0, len(vectors), step):
+        products = vectors[start : start + step] @ vectors.T
+        rows = np.arange(len(products))
+        products[rows, start + rows] = -np.inf  # not the vector itself
+        found = np.sort(np.argpartition(-products, max(0, most - 1), axis=1)[:, :most], axis=1)
+        order = np.argsort(-np.take_along_axis(products, found, axis=1), axis=1, kind="stable")
+        found = np.take_along_axis(found, order, axis=1)
+        near[start : start + step], values[start : start + step] = found, np.take_along_axis(products, found, axis=1)
+    return near, values
 
 
 def between_groups(embeddings: np.ndarray, group_of: np.ndarray, most: int) -> list[list[tuple[int, int, int]]]:
@@ -23,17 +43,10 @@ def between_groups(embeddings: np.ndarray, group_of: np.ndarray, most: int) -> l
     """
     number = int(group_of.max()) + 1
     looked_at = min(NEIGHBOURS, len(embeddings) - 1)
-    vectors = embeddings.astype(np.float32)
+    near, _ = nearest_rows(embeddings.astype(np.float32), looked_at)
+    counts = (group_of[near][:, :, None] == np.arange(number)).sum(axis=1)  # [n, groups]
+    others, most_of = counts.argmax(axis=1), counts.max(axis=1)
     found: list[list[tuple[int, int, int]]] = [[] for _ in range(number)]
-    step = max(1, _PAIRS // len(vectors))
-    for start in range(0, len(vectors), step):
-        cosines = vectors[start : start + step] @ vectors.T
-        rows = np.arange(len(cosines))
-        cosines[rows, start + rows] = -np.inf  # not the text itself
-        near = group_of[np.argpartition(-cosines, looked_at - 1, axis=1)[:, :looked_at]]
-        counts = (near[:, :, None] == np.arange(number)).sum(axis=1)
-        others = counts.argmax(axis=1)
-        for row in np.flatnonzero((others != group_of[start + rows]) & (2 * counts[rows, others] > looked_at)):
-            other = int(others[row])
-            found[group_of[start + row]].append((start + int(row), other, int(counts[row, other])))
+    for row in np.flatnonzero((others != group_of) & (2 * most_of > looked_at)).tolist():
+        found[group_of[row]].append((row, int(others[row]), int(most_of[row])))
     return [sorted(texts, key=lambda text: -text[2])[:most] for texts in found]

@@ -23,7 +23,7 @@ from ..model.inference_moee import (
 )
 from ..model.prompts_moee import TextError, stream_texts
 from ..model.stream_moee import progress_bar
-from .tokens import TextTokens, TokenCapture, tokens_of_texts
+from .tokens import TextTokens, TokenCapture, longest_head, tokens_of_texts
 
 if TYPE_CHECKING:
     from ..model.modeling_moee import MoEEModel
@@ -93,9 +93,7 @@ def read_texts(
                 tokens = tokens_of_texts(model, unique, template)
             except TextError as error:
                 raise error.renumbered(numbers[error.index]) from None
-            # no token of a text is among those that are computed once for all
-            head = min((text.spans[0][0] for text in tokens if text.spans), default=0)
-            for indices, reading in _read(model, unique, times, tokens, wanted, batches, mix, template, head):
+            for indices, reading in _read(model, unique, times, tokens, wanted, batches, mix, template):
                 check_finite(model, reading.embeddings, [numbers[index] for index in indices])
                 yield reading
                 progress.update(int(reading.times.sum()))
@@ -112,11 +110,10 @@ def _read(
     batches: Batches,
     mix: Mix,
     template: str,
-    head: int,
 ) -> Iterator[tuple[list[int], Reading]]:
     """Read a window of different texts batch by batch; which of them, and what was read."""
     ids = [text.ids for text in tokens]
-    for indices, capture in run_texts(model, ids, wanted, batches, LogRatioCapture, head):
+    for indices, capture in run_texts(model, ids, wanted, batches, LogRatioCapture, longest_head(tokens)):
         vectors = _embeddings(model, capture, mix, template)
         ratios = _ratios(capture, [tokens[index] for index in indices])
         yield indices, Reading([texts[index] for index in indices], times[indices], vectors, *ratios)

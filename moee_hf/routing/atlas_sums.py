@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..figures.words import one_line
+
 # a sum for each entry of the vocabulary and each expert takes as much at most
 TOKEN_BYTES = 2**28
 # the sample of the texts
@@ -20,12 +22,6 @@ SHOWN_CHARACTERS = 240
 def digest_of(text: str) -> int:
     """Return a number that is as good as random, and the same for equal texts."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def shown(text: str) -> str:
-    """Return the beginning of a text on one line."""
-    text = " ".join(text[: 4 * SHOWN_CHARACTERS].split())
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 class TopTexts:
@@ -66,7 +62,7 @@ class TopTexts:
 
     def _number(self, text: str, digest: int) -> int:
         if digest not in self._known:
-            self._known[digest], self.texts[self._next] = self._next, shown(text)
+            self._known[digest], self.texts[self._next] = self._next, one_line(text, SHOWN_CHARACTERS)
             self._next += 1
         return self._known[digest]
 
@@ -162,11 +158,11 @@ class Sample:
             if self._is_full:
                 largest, place = heapq.heapreplace(self._heap, (-digest, self._heap[0][1]))
                 self._digests.remove(-largest)
-                self._texts[place] = shown(texts[index])
+                self._texts[place] = one_line(texts[index], SHOWN_CHARACTERS)
             else:
                 place = len(self._heap)
                 heapq.heappush(self._heap, (-digest, place))
-                self._texts.append(shown(texts[index]))
+                self._texts.append(one_line(texts[index], SHOWN_CHARACTERS))
             self._digests.add(digest)
             rows[place] = index
         if rows:

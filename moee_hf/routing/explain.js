@@ -1,18 +1,5 @@
-"use strict";
-// texts come from anywhere: they are only ever text nodes
-const find = (id) => document.getElementById(id);
 const letters = data.texts.map((text) => Array.from(text)); // places are code points, not UTF-16
 const state = { first: data.shown[0], second: data.shown[1], layer: 0, expert: 0, token: null };
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
 
 function show(value) {
   const text = Math.abs(value) >= 0.01 || value === 0 ? value.toFixed(3) : Number(value.toPrecision(2)).toString();

@@ -118,13 +118,11 @@ class Explanation:
 
     def nearest(self) -> tuple[int, int]:
         """Return the numbers of the two texts that are most alike."""
-        similarity = self.similarity
-        return max(combinations(range(len(self.texts)), 2), key=lambda pair: similarity[pair])
+        return max(combinations(range(len(self.texts)), 2), key=lambda pair: self.similarity[pair])
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON has it; `moee_hf/routing/README.md` says what the keys are."""
         names = ("hidden_weight", "routing_weight", "hidden_cosine", "routing_cosine")
-        of_layers = self.of_layers
         result = {
             "texts": self.texts,
             "layers": self.layers,
@@ -135,7 +133,7 @@ class Explanation:
             **{name: part.tolist() for name, part in zip(names, (*self.weights, *self.cosines), strict=True)},
             "experts": self.routing.tolist(),
             "pairs": [
-                {"first": first, "second": second, "layers": of_layers[first, second].tolist()}
+                {"first": first, "second": second, "layers": self.of_layers[first, second].tolist()}
                 | {
                     side: [part._asdict() for part in parts]
                     for side, parts in zip(("for", "against"), self.strongest(first, second), strict=True)
@@ -144,13 +142,7 @@ class Explanation:
             ],
         }
         if self.tokens is not None:
-            result["tokens"] = [
-                [
-                    {"begin": begin, "end": end, "experts": experts}
-                    for (begin, end), experts in zip(text.spans, text.experts.tolist(), strict=True)
-                ]
-                for text in self.tokens
-            ]
+            result["tokens"] = [text.to_list() for text in self.tokens]
         return result
 
 

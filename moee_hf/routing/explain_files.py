@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from ..figures.style import drawing, save
+from ..figures.style import check_figure, drawing, save
 from ..files.partial import check_place, written_aside
 from .explain import Explanation
 from .explain_figure import draw_pair
@@ -35,9 +35,9 @@ def check_explanation_file(path: str | os.PathLike[str], theme: str | None = Non
             f"{os.fspath(path)!r}. Choose one of these."
         )
     if kind in FIGURES:
-        with drawing(theme or "light"):
-            pass
-    elif theme is not None:
+        check_figure(Path(path), theme or "light")
+        return
+    if theme is not None:
         why = "which is light or dark as the browser is" if kind == ".html" else "which has no colours"
         raise ValueError(
             f"theme: expected a figure ({', '.join(FIGURES)}) as output; got {kind}, {why}. Leave the theme out."

@@ -89,6 +89,11 @@ def tokens_of_texts(model: MoEEModel, texts: Sequence[str], template: str) -> li
     ]
 
 
+def longest_head(texts: Sequence[TextTokens]) -> int:
+    """Return how many tokens `run_texts` may compute once for all texts, so that none of a text is among them."""
+    return min((text.spans[0][0] for text in texts if text.spans), default=0)
+
+
 def _spans(offsets: Sequence[tuple[int, int]], start: int, length: int) -> list[tuple[int, int, int]]:
     """Return the tokens that have characters from `start` on, `length` of them, counted from there."""
     spans = []
@@ -116,6 +121,13 @@ class ChosenExperts:
         chosen = (self.experts[:, layer] == expert).any(axis=-1)
         return list(dict.fromkeys(span for span, is_chosen in zip(self.spans, chosen, strict=True) if is_chosen))
 
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return the tokens as JSON has them: `begin` and `end` of their characters, and `experts`, `[L][k]`."""
+        return [
+            {"begin": begin, "end": end, "experts": experts}
+            for (begin, end), experts in zip(self.spans, self.experts.tolist(), strict=True)
+        ]
+
 
 def chosen_experts(model: MoEEModel, texts: Sequence[str], template: str) -> list[ChosenExperts]:
     """Return which experts the tokens of texts inside a prompt choose, in the layers of RW.
@@ -134,12 +146,12 @@ def chosen_experts(model: MoEEModel, texts: Sequence[str], template: str) -> lis
             f"{model.model.config.model_type}, which does not. Leave tokens out."
         )
     tokens = tokens_of_texts(model, texts, template)
-    # no token of a text is among those that are computed once for all
-    head = min((text.spans[0][0] for text in tokens if text.spans), default=0)
     experts: dict[int, np.ndarray] = {}
     ids = [text.ids for text in tokens]
     with torch.inference_mode():
-        for indices, capture in run_texts(model, ids, wanted_of(model), batches_for(model, None), TokenCapture, head):
+        for indices, capture in run_texts(
+            model, ids, wanted_of(model), batches_for(model, None), TokenCapture, longest_head(tokens)
+        ):
             weights = capture.token_weights()
             for index, first in zip(indices, capture.first_rows(), strict=True):
                 rows = [first + position for position, _, _ in tokens[index].spans]

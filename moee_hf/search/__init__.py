@@ -4,6 +4,7 @@ To read in this order: `corpus` (a file, and its texts by their numbers), `recip
 `nearest` (the most similar of many vectors), `index` (all of it).
 """
 
+from .corpus import CorpusFile
 from .index import Hit, Index, check_index, open_index
 
-__all__ = ["Hit", "Index", "check_index", "open_index"]
+__all__ = ["CorpusFile", "Hit", "Index", "check_index", "open_index"]

@@ -27,7 +27,8 @@ class CorpusFile:
         delimiter: What separates the fields of a `.csv` or `.tsv` file.
 
     Attributes:
-        source: What messages call the file.
+        path: The file.
+        source: What messages call it.
         count: The number of its texts.
         skipped: The number of empty texts in it.
         digest: Of all texts in their order, in hexadecimal.
@@ -38,7 +39,7 @@ class CorpusFile:
     """
 
     def __init__(self, source: str, column: str | None = None, delimiter: str | None = None):
-        self._arguments = (source, column, delimiter)
+        self.path, self._arguments = source, (source, column, delimiter)
         self.source = self.file().source
         if is_read_once(source):
             raise ValueError(

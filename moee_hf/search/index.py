@@ -115,7 +115,7 @@ class Index:
 
 def open_index(
     model: MoEEModel,
-    corpus: str,
+    corpus: str | CorpusFile,
     *,
     column: str | None = None,
     delimiter: str | None = None,
@@ -132,7 +132,8 @@ def open_index(
 
     Args:
         model: The model.
-        corpus: The file with texts, as `TextFile` takes it, here and below.
+        corpus: The file with texts, as `TextFile` takes it, here and below; or what was read of it before, as one may
+            do before a model is loaded.
         column: The field that holds the text.
         delimiter: What separates the fields of a `.csv` or `.tsv` file.
         prompt: Of texts and queries: a name, several with `+` between them, or a template with `{text}`. None: the
@@ -151,8 +152,8 @@ def open_index(
     of_texts = _own_prompt(model.config, _OF_TEXTS) if prompt is None else prompt
     templates = model.config.find_prompts(of_texts)
     query_templates = _query_templates(model.config, prompt, query_prompt)
-    check_index(index, corpus)
-    texts = CorpusFile(corpus, column, delimiter)
+    texts = corpus if isinstance(corpus, CorpusFile) else CorpusFile(corpus, column, delimiter)
+    check_index(index, texts.path)
     key = digest_of_index(model, templates, texts)
     path = cache_folder() / f"{key[:32]}.safetensors" if index is None else Path(index)
     found = _key_of(path)
