@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder
@@ -201,6 +202,24 @@ def rope_kinds(backbone: PreTrainedModel) -> dict[str, dict[str, Any]]:
     rope = getattr(text_model_of(backbone).config, "rope_parameters", None) or {}
     parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     return {part["rope_type"]: part for part in parts if "rope_type" in part}
+
+
+def can_run_side_by_side(backbone: PreTrainedModel) -> bool:
+    """Whether forward passes on a processor may run in threads beside each other: none changes what another reads.
+
+    Passes do where weights are fetched layer by layer (offloaded or quantized ones), and where the longest text so far
+    sets positions. Code from elsewhere may do anything, and what is compiled is compiled by the first pass. Autocast
+    is on in the calling thread alone.
+    """
+    text_model = text_model_of(backbone)
+    return (
+        (isinstance(text_model, DeepseekModel) or type(text_model).__module__.startswith("transformers."))
+        and getattr(backbone, "hf_quantizer", None) is None
+        and all(weight.device.type == "cpu" for weight in backbone.parameters())
+        and all(module._compiled_call_impl is None for module in backbone.modules())
+        and not rope_kinds(backbone).keys() & {"dynamic", "longrope"}
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def find_layers(text_model: PreTrainedModel) -> list[nn.Module]:

@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from transformers.utils import logging
 
+from .threads_moee import Threads
+
 logger = logging.get_logger(__name__)
 
 Result = TypeVar("Result")
@@ -20,8 +22,8 @@ WINDOW_TEXTS, WINDOW_CHARACTERS = 1024, 4_000_000
 ACCELERATOR_TEXTS, ACCELERATOR_CHARACTERS = 16 * WINDOW_TEXTS, 4 * WINDOW_CHARACTERS
 # and no more texts than those whose vectors have so many bytes
 ACCELERATOR_BYTES = 2**28
-# tokens of a batch: on a processor, enough for each expert to be worth reading its matrices, and few enough to stay
-# near the caches; on an accelerator, what saturates it, within so many bytes
+# tokens of the batches that run at once: on a processor, enough for each expert to be worth reading its matrices, and
+# few enough to stay near the caches; on an accelerator, what saturates it, within so many bytes
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS, MAX_BYTES = 4096, 1024, 32_768, 15 * 2**28
 # a batch ends where its padding would cost as much as another batch does: so many tokens, or on an accelerator, whose
 # batches have many, this share of them
@@ -48,18 +50,22 @@ def padded_length(length: int) -> int:
     return round_up(length, 1 << max(0, length.bit_length() - 4))
 
 
-def windows(texts: Iterable[str], device: torch.device, bytes_per_text: int) -> Iterator[list[str]]:
+def windows(
+    texts: Iterable[str], device: torch.device, bytes_per_text: int, num_texts: int | None = None
+) -> Iterator[list[str]]:
     """Split a stream of texts into lists for a device, of bounded size however long the texts.
 
     Args:
         texts: The texts.
         device: Where they are read.
         bytes_per_text: Size of what is read of each text.
+        num_texts: How many a list has on a processor: the more, the less padding. None: as few as may be lost.
     """
-    most = (WINDOW_TEXTS, WINDOW_CHARACTERS)
+    num_texts = WINDOW_TEXTS if num_texts is None else num_texts
+    most = (num_texts, WINDOW_CHARACTERS)
     if device.type != "cpu":
-        num_texts = min(ACCELERATOR_TEXTS, ACCELERATOR_BYTES // bytes_per_text)
-        most = (max(num_texts, WINDOW_TEXTS), ACCELERATOR_CHARACTERS)
+        held = min(ACCELERATOR_TEXTS, ACCELERATOR_BYTES // bytes_per_text)
+        most = (max(held, num_texts), ACCELERATOR_CHARACTERS)
     window: list[str] = []
     characters = 0
     for text in texts:
@@ -80,7 +86,7 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def token_budget(device: torch.device, bytes_per_token: int) -> int:
-    """Return the number of tokens, padding included, that a batch may have on a device."""
+    """Return the number of tokens, padding included, that batches which run at once may have on a device."""
     if device.type == "cpu":
         return CPU_TOKENS
     free = free_memory(device)
@@ -103,13 +109,15 @@ def free_memory(device: torch.device) -> int | None:
 class Batches:
     """Batches of texts of similar length, the longest first.
 
-    A batch that runs out of memory is halved, and so are later ones.
+    Where batches run out of memory side by side, later ones run one by one; a batch that does so alone is halved, and
+    so are later ones.
 
     Args:
         num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
         num_texts: The most texts of a batch. None: as many as the tokens allow.
         split_length: Texts of more tokens share no batch with shorter ones. None: any may.
         device: Where they run. None: on the processor.
+        at_once: How many run side by side.
     """
 
     def __init__(
@@ -118,9 +126,11 @@ class Batches:
         num_texts: int | None = None,
         split_length: int | None = None,
         device: torch.device | None = None,
+        at_once: int = 1,
     ):
         self.num_tokens, self.num_texts, self.split_length = num_tokens, num_texts, split_length
         self.device = torch.device("cpu") if device is None else device
+        self.at_once = at_once
         self._padding_share = 0.0 if self.device.type == "cpu" else PADDING_SHARE
 
     def run(
@@ -140,26 +150,48 @@ class Batches:
             RuntimeError: What the function raises, unless memory was short and the batch can be halved.
         """
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        while order:
-            indices = self._next(order, lengths, packed)
-            try:
-                result = function(indices)
-            except RuntimeError as error:
-                if len(indices) == 1 or not _is_out_of_memory(error):
-                    raise
-            else:
-                yield indices, result
-                order = order[len(indices) :]
-                continue
-            # outside of the handler, whose traceback holds on to the tensors of the pass
-            of_texts = [lengths[index] for index in indices]
-            self.num_tokens = (sum(of_texts) if packed else len(of_texts) * of_texts[0]) // 2
+        with Threads(self.at_once) as threads:
+            while order:
+                batches = self._round(order, lengths, packed)
+                order = order[sum(map(len, batches)) :]
+                too_large: list[int] = []
+                for indices, result_of in zip(batches, threads.run(function, batches), strict=True):
+                    try:
+                        result = result_of()
+                    except RuntimeError as error:
+                        if len(indices) == len(batches) == 1 or not _is_out_of_memory(error):
+                            raise
+                        too_large += indices
+                        continue
+                    yield indices, result
+                    del result  # which this frame would hold beside the next one
+                if too_large:
+                    # outside of the handler, whose traceback holds on to the tensors of the pass
+                    order = too_large + order
+                    self._make_room([lengths[index] for index in too_large], len(batches), packed)
+
+    def _make_room(self, lengths: list[int], num_batches: int, packed: bool) -> None:
+        """Make less of batches that do not fit into memory, of texts of these lengths."""
+        if num_batches > 1:
+            self.at_once = 1
+            logger.warning(f"{num_batches} batches do not fit into memory side by side; going on one by one.")
+        else:
+            self.num_tokens = (sum(lengths) if packed else len(lengths) * lengths[0]) // 2
             logger.warning(
-                f"A batch of {len(indices)} texts does not fit into memory; going on with {self.num_tokens} tokens."
+                f"A batch of {len(lengths)} texts does not fit into memory; going on with {self.num_tokens} tokens."
             )
-            gc.collect()
-            if self.device.type != "cpu":
-                torch.get_device_module(self.device).empty_cache()
+        gc.collect()
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).empty_cache()
+
+    def _round(self, order: list[int], lengths: Sequence[int], packed: bool) -> list[list[int]]:
+        """Return the batches that run next: as many as run at once, or a single one where too few are left."""
+        batches: list[list[int]] = []
+        num_texts = 0
+        while num_texts < len(order) and len(batches) < self.at_once:
+            batches.append(self._next(order[num_texts:], lengths, packed))
+            num_texts += len(batches[-1])
+        return batches if 2 * len(batches) > self.at_once else batches[:1]
 
     def _next(self, order: list[int], lengths: Sequence[int], packed: bool) -> list[int]:
         """Return the next batch of texts, whose indices are in the order of their lengths, the longest first."""

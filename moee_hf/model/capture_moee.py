@@ -13,6 +13,7 @@ import torch
 from .functional_moee import merge_means
 from .layout_moee import Layout
 from .prefix_moee import Prefix
+from .threads_moee import check_stopped
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ _active: ContextVar[Capture | None] = ContextVar("moee_capture", default=None)
 
 def active_capture() -> Capture | None:
     """Return the capture that this thread or task is inside of; None outside of any."""
+    check_stopped()
     return _active.get()
 
 

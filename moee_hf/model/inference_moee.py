@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
-from .backbone_moee import layer_to_read, longrope_length, quirk_of, text_model_of
+from .backbone_moee import can_run_side_by_side, layer_to_read, longrope_length, quirk_of, text_model_of
 from .batching_moee import Batches, keeps_kernels, padded_length, token_budget
 from .capture_moee import Capture, Wanted, pooling_of
 from .compression_moee import project
@@ -43,6 +43,7 @@ from .inputs_moee import input_device
 from .layout_moee import can_pack, layout_of
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
 from .prompts_moee import TextError, tokenize
+from .threads_moee import MOST_AT_ONCE
 from .transfer_moee import is_asynchronous, send
 from .validation_moee import layer_indices
 
@@ -283,7 +284,9 @@ def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
         devices |= {weight.device for weight in model.parameters() if weight.device.type == device.type}
         size = bytes_per_token(model.model)
     num_tokens = min(token_budget(device, size) for device in devices)
-    return Batches(num_tokens, num_texts, longrope_length(model.model), device)
+    is_threaded = device.type == "cpu" and can_run_side_by_side(model.model)
+    at_once = min(torch.get_num_threads(), MOST_AT_ONCE) if is_threaded else 1
+    return Batches(num_tokens // at_once, num_texts, longrope_length(model.model), device, at_once)
 
 
 def token_ids(model: MoEEModel, texts: Sequence[str], template: str) -> list[list[int]]:

@@ -15,7 +15,7 @@ from ..model.functional_moee import check_count
 from .atlas_groups import groups_of, import_sklearn, names_of, plane, principal
 from .atlas_neighbours import between_groups, nearest_rows
 from .atlas_reading import read_texts
-from .atlas_sums import Sample, TokenSums, TopTexts, digest_of
+from .atlas_sums import SAMPLE_TEXTS, Sample, TokenSums, TopTexts, digest_of
 from .atlas_words import best_words, words_of_groups
 
 if TYPE_CHECKING:
@@ -163,19 +163,22 @@ def atlas(
     tops = TopTexts(min(top, max(2, EXPERT_TEXTS // num_experts)), num_experts)
     chosen = experts_per_token(model.model)
     sums = TokenSums(len(model.get_input_embeddings().weight), *shape, chosen)
-    sample = Sample(mix.dimensions or config.embedding_size_for(mix.combination), num_experts)
+    sample = Sample(mix.dimensions or config.embedding_size_for(mix.combination), SAMPLE_TEXTS)
+    compared = Sample(num_experts, COMPARED_TEXTS)
     num_texts, last_total = 0, torch.zeros(num_experts, dtype=torch.float64)
     for reading in read_texts(model, texts, templates[0], mix, batch_size, show_progress_bar):
         digests, last = list(map(digest_of, reading.texts)), reading.last.flatten(1)
         tops.update(reading.texts, digests, last)
         sums.update(reading.ids, reading.tokens, reading.times[reading.owners])
-        sample.update(reading.texts, digests, reading.embeddings.numpy(), last.numpy())
+        sample.update(reading.texts, digests, reading.embeddings.numpy())
+        compared.update(reading.texts, digests, last.numpy())
         last_total += reading.times.double() @ last.double()
         num_texts += int(reading.times.sum())
-    shown, embeddings, ratios = sample.result()
+    (shown, embeddings), (_, ratios) = sample.result(), compared.result()
+    del sample, compared  # which hold the vectors a second time
     if len(shown) < LEAST_TEXTS:
         raise ValueError(f"texts: expected {LEAST_TEXTS} different ones or more, to compare; got {len(shown)}.")
-    experts, groups = _experts(model, tops, sums, last_total / num_texts, ratios[:COMPARED_TEXTS])
+    experts, groups = _experts(model, tops, sums, last_total / num_texts, ratios[: len(shown)])
     components = principal(embeddings)
     text_group = groups_of(components)
     places, projection = plane(components)

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ..model.modeling_moee import MoEEModel
 
 
+# batch by batch, nothing is kept of them, so that more than elsewhere are sorted by length at a time
+WINDOW_TEXTS = 4096
+
+
 class LogRatioCapture(TokenCapture):
     """What one forward pass gives, and besides it the centred log-ratios of every token that it reads."""
 
@@ -85,7 +89,8 @@ def read_texts(
         check_calibration(model.config, [template])
     wanted, batches, first = wanted_of(model), batches_for(model, batch_size), 0
     with progress_bar(show_progress_bar, texts, 1) as progress:
-        for window in windows(stream_texts(texts), batches.device, bytes_per_text(model, wanted)):
+        stream = stream_texts(texts)
+        for window in windows(stream, batches.device, bytes_per_text(model, wanted), WINDOW_TEXTS):
             unique, inverse = distinct(window)
             numbers = [first + inverse.index(index) for index in range(len(unique))]
             times = torch.bincount(torch.tensor(inverse))

@@ -129,28 +129,26 @@ class TokenSums:
 
 
 class Sample:
-    """A random sample of the different texts, each as likely as any other: those with the smallest digests.
+    """A random sample of different texts with a vector each: those with the smallest digests.
 
-    It depends on no order, so the same texts give the same sample.
+    Each text is as likely as any other, and the order in which they come does not matter. Of two samples of the same
+    texts, the smaller one is the beginning of the larger one.
 
     Args:
-        size: Of an embedding.
-        num_experts: Number of experts, of all layers.
+        size: Of a vector.
         most_texts: How many texts at most.
         most_bytes: How much the vectors may take.
     """
 
-    def __init__(self, size: int, num_experts: int, most_texts: int = SAMPLE_TEXTS, most_bytes: int = SAMPLE_BYTES):
-        most = max(1, min(most_texts, most_bytes // (2 * (size + num_experts))))
+    def __init__(self, size: int, most_texts: int, most_bytes: int = SAMPLE_BYTES):
         # half precision is finer than what a map or a correlation shows
-        self._embeddings = np.zeros((most, size), np.float16)
-        self._last = np.zeros((most, num_experts), np.float16)
+        self._vectors = np.zeros((max(1, min(most_texts, most_bytes // (2 * size))), size), np.float16)
         self._texts: list[str] = []
         self._heap: list[tuple[int, int]] = []  # the digests, negative, the largest first, and where their texts are
         self._digests: set[int] = set()
 
-    def update(self, texts: Sequence[str], digests: Sequence[int], embeddings: np.ndarray, last: np.ndarray) -> None:
-        """Take texts with their vectors, of shapes `(n, size)` and `(n, num_experts)`."""
+    def update(self, texts: Sequence[str], digests: Sequence[int], vectors: np.ndarray) -> None:
+        """Take texts with their vectors, of shape `(n, size)`."""
         rows: dict[int, int] = {}  # of which text each place is from now on
         for index, digest in enumerate(digests):
             if digest in self._digests or (self._is_full and digest > -self._heap[0][0]):
@@ -166,15 +164,13 @@ class Sample:
             self._digests.add(digest)
             rows[place] = index
         if rows:
-            places, indices = list(rows), list(rows.values())
-            self._embeddings[places] = embeddings[indices]
-            self._last[places] = last[indices].clip(-60_000, 60_000)
+            self._vectors[list(rows)] = vectors[list(rows.values())].clip(-60_000, 60_000)
 
     @property
     def _is_full(self) -> bool:
-        return len(self._heap) == len(self._embeddings)
+        return len(self._heap) == len(self._vectors)
 
-    def result(self) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Return texts, embeddings and log-ratios at the last token, both in half precision, in a random order."""
+    def result(self) -> tuple[list[str], np.ndarray]:
+        """Return texts and vectors, these in half precision, in a random order."""
         order = [place for _, place in sorted(self._heap, reverse=True)]
-        return [self._texts[place] for place in order], self._embeddings[order], self._last[order]
+        return [self._texts[place] for place in order], self._vectors[order]

@@ -10,7 +10,16 @@ from support.tiny_backbones import EXPERTS, HIDDEN, LAYERS, SUPPORTED, tiny_conf
 from transformers import CONFIG_MAPPING, LlamaConfig, OlmoeConfig
 
 from moee_hf import MoEEConfig, MoEEModel, UnsupportedBackboneError
-from moee_hf.model.backbone_moee import QUIRKS, REFUSED, _num_rows, find_routers, text_model_of
+from moee_hf.model.backbone_moee import (
+    QUIRKS,
+    REFUSED,
+    _num_rows,
+    can_run_side_by_side,
+    find_routers,
+    text_model_of,
+)
+from moee_hf.model.batching_moee import Batches
+from moee_hf.model.inference_moee import raw_of, run_texts, wanted_of
 
 GENERATOR = torch.Generator().manual_seed(1)
 TEXTS = [torch.randint(4, 90, (length,), generator=GENERATOR) for length in (9, 5, 7)]
@@ -86,6 +95,23 @@ def test_hidden_states_and_routing_weights(drawn):
             batch = model(input_ids=ids, attention_mask=mask)
         for row, single in enumerate(alone):
             torch.testing.assert_close(batch.embeddings[row], single.embeddings[0], atol=2e-5, rtol=0)
+
+
+def test_passes_beside_each_other_give_what_each_gives_alone(drawn):
+    """On a processor, batches run in threads: no pass may change what another reads."""
+    if not can_run_side_by_side(drawn.model):
+        return
+    ids = [torch.randint(4, 90, (3 + index % 9,), generator=GENERATOR).tolist() for index in range(24)]
+    wanted = wanted_of(drawn)
+    with torch.inference_mode():
+        alone = {tuple(places): raw_of(capture) for places, capture in run_texts(drawn, ids, wanted, Batches(24))}
+        found = {
+            tuple(places): raw_of(capture) for places, capture in run_texts(drawn, ids, wanted, Batches(24, at_once=4))
+        }
+    assert alone.keys() == found.keys()
+    assert len(alone) > 4
+    for places, vectors in alone.items():
+        torch.testing.assert_close(found[places], vectors, atol=1e-5, rtol=1e-5)
 
 
 def test_hidden_layers(drawn):

@@ -160,22 +160,21 @@ def test_what_is_kept_is_bounded(whole):
     values = torch.randn(200, 6, generator=generator)
     texts = [f"text {number}" for number in range(200)]
     digests = list(map(digest_of, texts))
-    tops, sample = TopTexts(4, 6), Sample(5, 6, most_texts=50, most_bytes=2**20 if whole else 2 * 11 * 30)
+    tops, sample = TopTexts(4, 6), Sample(6, most_texts=50, most_bytes=2**20 if whole else 2 * 6 * 30)
     sums = TokenSums(100, 2, 3, 1, 2**20 if whole else 4 * 6 * 20)
     for start in (0, 70, 40, 140):  # with texts that come again
         part = slice(start, start + 70)
         tops.update(texts[part], digests[part], values[part])
-        sample.update(texts[part], digests[part], values[part, :5].numpy(), values[part].numpy())
+        sample.update(texts[part], digests[part], values[part].numpy())
         if start < 140:
             sums.update(torch.arange(70), values[part].reshape(-1, 2, 3), torch.ones(70, dtype=torch.long))
     for expert in range(6):
         best = values[:, expert].topk(4)
         assert [tops.texts[number] for number in tops.numbers[:, expert].tolist()] == [texts[i] for i in best.indices]
     assert len(tops.texts) <= 24
-    kept, embeddings, last = sample.result()
+    kept, vectors = sample.result()
     assert kept == [text for _, text in sorted(zip(digests, texts, strict=True))][: 50 if whole else 30]
-    np.testing.assert_array_equal(last, values.numpy().astype(np.float16)[[int(text[5:]) for text in kept]])
-    np.testing.assert_array_equal(embeddings, last[:, :5])
+    np.testing.assert_array_equal(vectors, values.numpy().astype(np.float16)[[int(text[5:]) for text in kept]])
     assert len(sums.ids) == (70 if whole else 20)
     assert sums.num_left_out == (0 if whole else 3 * 50)
 

@@ -32,7 +32,7 @@ def quiet():
     datasets.disable_progress_bars()
     logging.getLogger("mteb").setLevel(logging.ERROR)
     raise_logged_deprecations()
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1)  # with more, batches run side by side: a matter of test_threads.py
 
 
 @pytest.fixture(scope="session")
