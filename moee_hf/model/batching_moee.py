@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, count, takewhile
 from typing import TypeVar
 
@@ -25,6 +27,8 @@ ACCELERATOR_BYTES = 2**28
 # tokens of the batches that run at once: on a processor, enough for each expert to be worth reading its matrices, and
 # few enough to stay near the caches; on an accelerator, what saturates it, within so many bytes
 CPU_TOKENS, MIN_TOKENS, MAX_TOKENS, MAX_BYTES = 4096, 1024, 32_768, 15 * 2**28
+# side by side, the last batches are smaller, down to this
+MIN_SHARE = 256
 # a batch ends where its padding would cost as much as another batch does: so many tokens, or on an accelerator, whose
 # batches have many, this share of them
 MAX_PADDING, PADDING_SHARE = 512, 1 / 8
@@ -109,15 +113,15 @@ def free_memory(device: torch.device) -> int | None:
 class Batches:
     """Batches of texts of similar length, the longest first.
 
-    Where batches run out of memory side by side, later ones run one by one; a batch that does so alone is halved, and
-    so are later ones.
+    Where batches run out of memory side by side, the others run one by one; one that does so alone is halved, and so
+    are later ones.
 
     Args:
         num_tokens: The most tokens of a batch, padding included; a text that is longer is a batch of its own.
         num_texts: The most texts of a batch. None: as many as the tokens allow.
         split_length: Texts of more tokens share no batch with shorter ones. None: any may.
         device: Where they run. None: on the processor.
-        at_once: How many run side by side.
+        at_once: How many run side by side, each in a thread; the only one, or the last one, has all of torch's.
     """
 
     def __init__(
@@ -150,63 +154,63 @@ class Batches:
             RuntimeError: What the function raises, unless memory was short and the batch can be halved.
         """
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        running: deque[tuple[list[int], bool, Callable[[], Result]]] = deque()
         with Threads(self.at_once) as threads:
-            while order:
-                batches = self._round(order, lengths, packed)
-                order = order[sum(map(len, batches)) :]
-                too_large: list[int] = []
-                for indices, result_of in zip(batches, threads.run(function, batches), strict=True):
-                    try:
-                        result = result_of()
-                    except RuntimeError as error:
-                        if len(indices) == len(batches) == 1 or not _is_out_of_memory(error):
-                            raise
-                        too_large += indices
-                        continue
+            while order or running:
+                # one waits, so that no thread does
+                while order and len(running) < (self.at_once + 1 if self.at_once > 1 else 1):
+                    indices, order = self._next(order, lengths, packed)
+                    is_alone = self.at_once == 1 or not (order or running)
+                    start = partial if is_alone else threads.start
+                    running.append((indices, is_alone, start(function, indices)))
+                indices, is_alone, result_of = running.popleft()
+                try:
+                    result = result_of()
+                except RuntimeError as error:
+                    if (is_alone and len(indices) == 1) or not _is_out_of_memory(error):
+                        raise
+                else:
                     yield indices, result
                     del result  # which this frame would hold beside the next one
-                if too_large:
-                    # outside of the handler, whose traceback holds on to the tensors of the pass
-                    order = too_large + order
-                    self._make_room([lengths[index] for index in too_large], len(batches), packed)
+                    continue
+                # outside of the handler, whose traceback holds on to the tensors of the pass
+                order = sorted(indices + order, key=lengths.__getitem__, reverse=True)
+                self._make_room([lengths[index] for index in indices], is_alone, packed)
 
-    def _make_room(self, lengths: list[int], num_batches: int, packed: bool) -> None:
-        """Make less of batches that do not fit into memory, of texts of these lengths."""
-        if num_batches > 1:
-            self.at_once = 1
-            logger.warning(f"{num_batches} batches do not fit into memory side by side; going on one by one.")
-        else:
+    def _make_room(self, lengths: list[int], is_alone: bool, packed: bool) -> None:
+        """Take less memory than a batch of texts of these lengths, which it does not hold."""
+        if is_alone:
             self.num_tokens = (sum(lengths) if packed else len(lengths) * lengths[0]) // 2
             logger.warning(
                 f"A batch of {len(lengths)} texts does not fit into memory; going on with {self.num_tokens} tokens."
             )
+        elif self.at_once > 1:
+            logger.warning(f"{self.at_once} batches do not fit into memory side by side; going on one by one.")
+            self.at_once = 1
         gc.collect()
         if self.device.type != "cpu":
             torch.get_device_module(self.device).empty_cache()
 
-    def _round(self, order: list[int], lengths: Sequence[int], packed: bool) -> list[list[int]]:
-        """Return the batches that run next: as many as run at once, or a single one where too few are left."""
-        batches: list[list[int]] = []
-        num_texts = 0
-        while num_texts < len(order) and len(batches) < self.at_once:
-            batches.append(self._next(order[num_texts:], lengths, packed))
-            num_texts += len(batches[-1])
-        return batches if 2 * len(batches) > self.at_once else batches[:1]
-
-    def _next(self, order: list[int], lengths: Sequence[int], packed: bool) -> list[int]:
-        """Return the next batch of texts, whose indices are in the order of their lengths, the longest first."""
+    def _next(self, order: list[int], lengths: Sequence[int], packed: bool) -> tuple[list[int], list[int]]:
+        """Return the next batch of texts, and those that are left; all in the order of their lengths, descending."""
+        num_tokens = self.num_tokens
+        if self.at_once > 1:  # all threads are to end together
+            share = sum(lengths[index] for index in order) // self.at_once
+            num_tokens = min(num_tokens, max(share, MIN_SHARE))
         if packed:
             totals = accumulate(lengths[index] for index in order)
-            most = sum(1 for _ in takewhile(lambda total: total <= self.num_tokens, totals))
+            most = sum(1 for _ in takewhile(lambda total: total <= num_tokens, totals))
         else:
-            most = self.num_tokens // lengths[order[0]]
+            most = num_tokens // lengths[order[0]]
         most = max(1, most)
         if self.num_texts is not None:
             most = min(most, self.num_texts)
         indices = order[:most]
         if self.split_length is not None:
             indices = [index for index in indices if lengths[index] > self.split_length] or indices
-        return indices if packed else indices[: self._batch_size([lengths[index] for index in indices])]
+        if not packed:
+            indices = indices[: self._batch_size([lengths[index] for index in indices])]
+        return indices, order[len(indices) :]
 
     def _batch_size(self, lengths: list[int]) -> int:
         """Bound the padding; on a processor, round down to a multiple of 8 (small) or 32 (large): few shapes occur."""

@@ -36,12 +36,11 @@ def test_items_run_side_by_side_with_a_share_of_the_threads(four_threads):
 
     with Threads(2) as threads:
         with torch.inference_mode():
-            results = [result() for result in threads.run(run, ["a", "b"])]
-        assert results == [("a", 2, True), ("b", 2, True)]
-        assert [result() for result in threads.run(run, ["c", "d"])] == [("c", 2, False), ("d", 2, False)]
-        # a single item has all threads, and other threads that begin meanwhile have theirs
-        (alone,) = threads.run(lambda item: (item, torch.get_num_threads(), threading.current_thread()), ["e"])
-        assert alone() == ("e", 4, threading.current_thread())
+            results = [threads.start(run, item) for item in ("a", "b")]
+        assert [result() for result in results] == [("a", 2, True), ("b", 2, True)]
+        results = [threads.start(run, item) for item in ("c", "d")]
+        assert [result() for result in results] == [("c", 2, False), ("d", 2, False)]
+        # other threads that begin meanwhile have all of torch's
         with ThreadPoolExecutor(1) as other:
             assert other.submit(torch.get_num_threads).result() == 4
     assert torch.get_num_threads() == 4
@@ -61,7 +60,7 @@ def test_what_is_left_is_given_up():
             ended.append(item)
 
     with Threads(2) as threads:
-        results = list(threads.run(run, [1, 2]))
+        results = [threads.start(run, item) for item in (1, 2)]
         begun.wait(timeout=30)
     for result in results:
         with pytest.raises(_StoppedError):
@@ -69,39 +68,48 @@ def test_what_is_left_is_given_up():
     assert sorted(ended) == [1, 2]
 
 
-def test_batches_run_as_many_at_once_as_there_are_and_the_rest_alone(four_threads):
-    running, most, sizes = [], [], []
+def test_the_last_batches_are_smaller_so_that_threads_end_together(four_threads):
+    used = set()
 
     def run(indices):
-        running.append(indices)
-        time.sleep(0.05)
-        most.append(len(running))
-        running.remove(indices)
+        used.add(threading.get_ident())
+        time.sleep(0.001 * len(indices))
         return torch.get_num_threads()
 
-    for indices, result in Batches(10, at_once=4).run(run, [10] * 10):
-        sizes.append((indices, result))
-    assert [indices for indices, _ in sizes] == [[index] for index in range(10)]
-    # two whole rounds; then two of four, which is no more than half, have all threads one by one
-    assert [result for _, result in sizes] == [1] * 8 + [4, 4]
-    assert max(most[:8]) > 1
-    assert most[8:] == [1, 1]
+    batches = list(Batches(1024, at_once=2).run(run, [16] * 256))
+    sizes = [len(indices) for indices, _ in batches]
+    assert [index for indices, _ in batches for index in indices] == list(range(256))
+    assert sizes == [64, 64, 64, 32, 16, 16]
+    assert {result for _, result in batches} == {2}
+    assert len(used) == 2
+    assert threading.get_ident() not in used
+
+
+def test_a_single_batch_has_all_threads(four_threads):
+    def run(indices):
+        return indices, torch.get_num_threads(), threading.current_thread()
+
+    for lengths in ([10, 9], [5000]):
+        (batch,) = Batches(1024, at_once=2).run(run, lengths)
+        everything = list(range(len(lengths)))
+        assert batch == (everything, (everything, 4, threading.current_thread()))
 
 
 def test_batches_that_memory_does_not_hold_side_by_side_run_one_by_one():
-    lock, tried = threading.Lock(), []
+    tried = []
 
     def run(indices):
-        with lock:
-            tried.append(indices)
+        tried.append((indices, threading.current_thread() is threading.main_thread()))
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return indices
 
-    batches = list(Batches(20, at_once=2).run(run, [10, 9, 8, 7, 6, 5]))
-    assert batches == [([0, 1], [0, 1]), ([2, 3], [2, 3]), ([4, 5], [4, 5])]
-    assert sorted(tried[:2]) == [[0, 1], [2, 3]]
-    assert tried[2:] == [[0, 1], [2, 3], [4, 5]]
+    lengths = [600, 500, 400, 300, 200, 100]
+    batches = list(Batches(1000, at_once=2).run(run, lengths))
+    assert sorted(index for indices, _ in batches for index in indices) == list(range(6))
+    assert all(result == indices == sorted(indices) for indices, result in batches)  # the longest first
+    assert len({str(indices) for indices, is_main in tried if not is_main}) == 3  # two ran, and one waited
+    assert [is_main for _, is_main in tried if is_main] == [True] * len(batches)
 
 
 def test_errors_are_those_of_the_function():
