@@ -101,7 +101,7 @@ def test_passes_beside_each_other_give_what_each_gives_alone(drawn):
     """On a processor, batches run in threads: no pass may change what another reads."""
     if not can_run_side_by_side(drawn.model):
         return
-    ids = [torch.randint(4, 90, (3 + index % 9,), generator=GENERATOR).tolist() for index in range(24)]
+    ids = [torch.randint(4, 90, (3 + index % 9,), generator=GENERATOR).tolist() for index in range(12)]
     wanted = wanted_of(drawn)
     with torch.inference_mode():
         alone = {tuple(places): raw_of(capture) for places, capture in run_texts(drawn, ids, wanted, Batches(24))}
@@ -109,7 +109,7 @@ def test_passes_beside_each_other_give_what_each_gives_alone(drawn):
             tuple(places): raw_of(capture) for places, capture in run_texts(drawn, ids, wanted, Batches(24, at_once=4))
         }
     assert alone.keys() == found.keys()
-    assert len(alone) > 4
+    assert len(alone) > 2
     for places, vectors in alone.items():
         torch.testing.assert_close(found[places], vectors, atol=1e-5, rtol=1e-5)
 

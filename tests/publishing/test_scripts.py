@@ -26,7 +26,7 @@ def in_process(capsys, name, *arguments):
     ("kind", "storage"),
     [
         ("full", "xet"),
-        pytest.param("full", "lfs", marks=pytest.mark.slow),
+        pytest.param("full", "lfs", marks=pytest.mark.by_hand),
         pytest.param("reference", "xet", marks=pytest.mark.slow),
     ],
     indirect=["storage"],
@@ -65,7 +65,7 @@ def test_build_push_verify_and_push_again(hub, recipe, storage, kind, tmp_path, 
     ("kind", "place"),
     [
         ("full", "folder"),
-        pytest.param("full", "hub", marks=pytest.mark.slow),
+        pytest.param("full", "hub", marks=pytest.mark.by_hand),
         pytest.param("reference", "hub", marks=pytest.mark.slow),
     ],
 )
