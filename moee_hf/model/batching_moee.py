@@ -121,7 +121,7 @@ class Batches:
         num_texts: The most texts of a batch. None: as many as the tokens allow.
         split_length: Texts of more tokens share no batch with shorter ones. None: any may.
         device: Where they run. None: on the processor.
-        at_once: How many run side by side, each in a thread; the only one, or the last one, has all of torch's.
+        at_once: How many run side by side, each in a thread; a single one has all of torch's.
     """
 
     def __init__(

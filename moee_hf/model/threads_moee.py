@@ -1,6 +1,7 @@
 """Batches side by side on a processor: with a thread each, none waits for the others at every product of every layer.
 
-On two threads that takes a fifth less time than one batch after the other, each on both.
+With two threads that takes a sixth less time than one batch after the other, each on both (the embedded backbone, from
+30 short texts to thousands).
 """
 
 from __future__ import annotations
