@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -60,12 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output is a pipe that is closed at the other end; what was not written yet is still there."""
+    """Whether standard output is a pipe that is closed at the other end."""
     try:
-        sys.stdout.flush()
+        sys.stdout.flush()  # where the system has no `poll`; but what failed once may be dropped, and fail no more
+        if not hasattr(select, "poll"):
+            return False
+        pipe = select.poll()
+        pipe.register(sys.stdout.fileno(), 0)
     except BrokenPipeError:
         return True
-    return False
+    except (OSError, ValueError):  # no file
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in pipe.poll(0))
 
 
 class _Parser(argparse.ArgumentParser):

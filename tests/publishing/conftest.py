@@ -9,7 +9,7 @@ from support.publishing import recipe_file
 from moee_hf.publishing import build, read_recipe
 
 
-@pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.slow)])
+@pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.by_hand)])
 def storage(request, monkeypatch) -> str:
     """Where the Hub keeps large files, and the client's way of sending them."""
     disabled = request.param == "lfs"
