@@ -204,6 +204,11 @@ def rope_kinds(backbone: PreTrainedModel) -> dict[str, dict[str, Any]]:
     return {part["rope_type"]: part for part in parts if "rope_type" in part}
 
 
+def positions_follow_length(backbone: PreTrainedModel) -> bool:
+    """Whether rotary positions depend on the length of a whole text, or of the longest one so far."""
+    return not rope_kinds(backbone).keys().isdisjoint(("dynamic", "longrope"))
+
+
 def can_run_side_by_side(backbone: PreTrainedModel) -> bool:
     """Whether forward passes on a processor may run in threads beside each other: none changes what another reads.
 
@@ -217,7 +222,7 @@ def can_run_side_by_side(backbone: PreTrainedModel) -> bool:
         and getattr(backbone, "hf_quantizer", None) is None
         and all(weight.device.type == "cpu" for weight in backbone.parameters())
         and all(module._compiled_call_impl is None for module in backbone.modules())
-        and not rope_kinds(backbone).keys() & {"dynamic", "longrope"}
+        and not positions_follow_length(backbone)
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -63,13 +63,12 @@ def windows(
         texts: The texts.
         device: Where they are read.
         bytes_per_text: Size of what is read of each text.
-        num_texts: How many a list has on a processor: the more, the less padding. None: as few as may be lost.
+        num_texts: How many a list has at most on a processor: the more, the less padding. None: `WINDOW_TEXTS`.
     """
-    num_texts = WINDOW_TEXTS if num_texts is None else num_texts
-    most = (num_texts, WINDOW_CHARACTERS)
+    most = (num_texts or WINDOW_TEXTS, WINDOW_CHARACTERS)
     if device.type != "cpu":
         held = min(ACCELERATOR_TEXTS, ACCELERATOR_BYTES // bytes_per_text)
-        most = (max(held, num_texts), ACCELERATOR_CHARACTERS)
+        most = (max(held, most[0]), ACCELERATOR_CHARACTERS)
     window: list[str] = []
     characters = 0
     for text in texts:

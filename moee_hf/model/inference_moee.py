@@ -284,8 +284,9 @@ def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:
         devices |= {weight.device for weight in model.parameters() if weight.device.type == device.type}
         size = bytes_per_token(model.model)
     num_tokens = min(token_budget(device, size) for device in devices)
-    is_threaded = device.type == "cpu" and can_run_side_by_side(model.model)
-    at_once = min(torch.get_num_threads(), MOST_AT_ONCE) if is_threaded else 1
+    at_once = min(torch.get_num_threads(), MOST_AT_ONCE) if device.type == "cpu" else 1
+    if at_once > 1 and not can_run_side_by_side(model.model):
+        at_once = 1
     return Batches(num_tokens // at_once, num_texts, longrope_length(model.model), device, at_once)
 
 

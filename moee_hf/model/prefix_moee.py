@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from .backbone_moee import is_causal, rope_kinds, text_model_of
+from .backbone_moee import is_causal, positions_follow_length, text_model_of
 
 # a forward pass over the common tokens alone must spare at least as many as this
 MIN_TOKENS_SPARED = 256
@@ -79,7 +79,7 @@ def can_cache_prefix(backbone: PreTrainedModel) -> bool:
     State spaces, linear attention, convolutions and compressed keys keep states of other kinds; some positions depend
     on the length of the whole text.
     """
-    if not is_causal(backbone) or rope_kinds(backbone).keys() & {"dynamic", "longrope"}:
+    if not is_causal(backbone) or positions_follow_length(backbone):
         return False
     kinds = {type(layer) for layer in empty_cache(backbone).layers}
     return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

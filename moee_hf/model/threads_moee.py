@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -80,9 +80,8 @@ class Threads:
             all_started.wait()
 
         pool = ThreadPoolExecutor(self._count, initializer=start)
-        nothing: Any = int
         for _ in range(self._count):
-            pool.submit(nothing)
+            pool.submit(int)  # nothing, so that there is a thread
         all_started.wait()
         # a thread that someone starts later has as many as were set last, in any thread
         torch.set_num_threads(self._num_threads)

@@ -15,7 +15,7 @@ from ..model.functional_moee import check_count
 from .atlas_groups import groups_of, import_sklearn, names_of, plane, principal
 from .atlas_neighbours import between_groups, nearest_rows
 from .atlas_reading import read_texts
-from .atlas_sums import SAMPLE_TEXTS, Sample, TokenSums, TopTexts, digest_of
+from .atlas_sums import Sample, TokenSums, TopTexts, digest_of
 from .atlas_words import best_words, words_of_groups
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 LEAST_TEXTS = 10
 # of all experts together, so many texts are kept at most
 EXPERT_TEXTS = 2**14
-# texts of the sample on which experts are compared
-COMPARED_TEXTS = 4096
+# texts of the map, and those of them on which experts are compared
+SAMPLE_TEXTS, COMPARED_TEXTS = 20_000, 4096
 # how many partners an expert gets, and how many texts and words a group
 PARTNERS, GROUP_TEXTS, WORDS = 4, 5, 8
 # and how many texts that are nearest to another group

@@ -13,8 +13,8 @@ from ..figures.words import one_line
 
 # a sum for each entry of the vocabulary and each expert takes as much at most
 TOKEN_BYTES = 2**28
-# the sample of the texts
-SAMPLE_TEXTS, SAMPLE_BYTES = 20_000, 2**27
+# and so do the vectors of a sample
+SAMPLE_BYTES = 2**27
 # of a text, so many characters are shown at most
 SHOWN_CHARACTERS = 240
 

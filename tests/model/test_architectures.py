@@ -100,7 +100,7 @@ def test_hidden_states_and_routing_weights(drawn):
 def test_passes_beside_each_other_give_what_each_gives_alone(drawn):
     """On a processor, batches run in threads: no pass may change what another reads."""
     if not can_run_side_by_side(drawn.model):
-        return
+        pytest.skip("its passes run one by one")
     ids = [torch.randint(4, 90, (3 + index % 9,), generator=GENERATOR).tolist() for index in range(12)]
     wanted = wanted_of(drawn)
     with torch.inference_mode():

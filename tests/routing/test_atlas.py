@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.common import MANY, TEXTS, backbone_alone, set_random_statistics
 
-from moee_hf.model import batching_moee
 from moee_hf.model.prompts_moee import PROMPTS
+from moee_hf.routing import atlas_reading
 from moee_hf.routing.atlas import atlas
 from moee_hf.routing.atlas_groups import groups_of, names_of
 from moee_hf.routing.atlas_neighbours import between_groups
@@ -38,7 +38,7 @@ def log_ratios(model, text):
 
 @pytest.fixture
 def made(model, monkeypatch):
-    monkeypatch.setattr(batching_moee, "WINDOW_TEXTS", 16)
+    monkeypatch.setattr(atlas_reading, "WINDOW_TEXTS", 16)
     set_random_statistics(model)
     model.config.choose(combination="sum", standardize=True, router_layers=[0, 2, 4])
     with torch.no_grad():
