@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..figures.words import one_line
 from ..routing.explain import ExpertPart, Explanation
-from ..routing.explain_words import HIDDEN, ROUTING, expert_name, headline, number, parts, words_of
+from ..routing.explain_words import HIDDEN, ROUTING, expert_name, headline, number, parts, remarks, routing_alone
 from .routing import bar
 
 # characters: of the longest bar, for a similarity of 1; of that of a layer or an expert; of a text
@@ -25,7 +25,7 @@ def show_explanation(explanation: Explanation) -> None:
         width = max(console.width, _TEXT + 8 * len(explanation.texts))
         Console(highlight=False, width=width).print(_matrix(explanation), "")
     console.print(Text(headline(explanation, first, second), "bold"))
-    console.print(parts(explanation, first, second), "", sep="\n")
+    console.print(*filter(None, [parts(explanation, first, second), routing_alone(explanation)]), "", sep="\n")
     if len(explanation.texts) == 2:
         for text in (first, second):
             console.print(Text(f"{text + 1}  {one_line(explanation.texts[text], _TEXT)}"))
@@ -34,7 +34,7 @@ def show_explanation(explanation: Explanation) -> None:
     if not explanation.layers:
         return
     amounts = explanation.of_layers[first, second].tolist()
-    rows = [(f"layer {layer}", amount) for layer, amount in zip(explanation.layers, amounts, strict=True)]
+    rows = [(f"layer {layer}", amount, "") for layer, amount in zip(explanation.layers, amounts, strict=True)]
     console.print("", Text("What the routing in each MoE layer gives", "bold"), _bars(rows, "yellow"), sep="\n")
     titles = ("Experts that make the texts most alike", "Experts that make them differ most")
     for title, experts, color in zip(titles, explanation.strongest(first, second), ("green", "magenta"), strict=True):
@@ -76,23 +76,20 @@ def _parts(explanation: Explanation, first: int, second: int) -> Table:
     return table
 
 
-def _bars(rows: list[tuple[str, float]], color: str, *columns: list[Text]) -> Table:
-    """A bar for each amount, as long as it is large, and more columns; the bar of a negative amount is magenta."""
-    longest = float(np.abs([amount for _, amount in rows]).max()) or 1.0
+def _bars(rows: list[tuple[str, float, str]], color: str) -> Table:
+    """Names, amounts with bars, and remarks; the bar of a negative amount is magenta."""
+    longest = float(np.abs([amount for _, amount, _ in rows]).max()) or 1.0
     table = _table("left", "right", "left")
-    for _ in columns:
-        table.add_column(overflow="fold")
-    for (name, amount), *others in zip(rows, *columns, strict=True):
+    table.add_column(overflow="fold")
+    for name, amount, remark in rows:
         long = Text(bar(abs(amount) / longest, _BAR), color if amount >= 0 else "magenta")
-        table.add_row(name, number(amount), long, *others)
+        table.add_row(name, number(amount), long, Text(remark))
     return table
 
 
 def _experts(explanation: Explanation, experts: list[ExpertPart], color: str, first: int, second: int) -> Table:
-    """A bar for each expert, and the words that choose it in both texts, if they are known."""
-    columns = [
-        [Text.assemble((f"{text + 1}: ", "dim"), words_of(explanation, text, part, 80)) for part in experts]
-        for text in (first, second)
+    """A bar for each expert, and why it counts."""
+    rows = [
+        (expert_name(part), part.amount, "   ".join(remarks(explanation, first, second, part, 80))) for part in experts
     ]
-    rows = [(expert_name(part), part.amount) for part in experts]
-    return _bars(rows, color, *(() if explanation.tokens is None else columns))
+    return _bars(rows, color)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import EMBEDDED
 from .choices import check_effects
+from .memory import share_one_heap
 
 if TYPE_CHECKING:  # they import torch, which takes seconds: a command does so when it runs
     from ..model.configuration_moee import MoEEConfig
@@ -34,7 +35,10 @@ def load_model(arguments: argparse.Namespace, default: str = EMBEDDED) -> MoEEMo
             f"{devices!r}. Leave one of the two out."
         )
     device = _device(arguments.device, devices)
-    dtype = arguments.dtype or ("float32" if device == "cpu" and devices is None else "auto")
+    on_processor = device == "cpu" and devices is None
+    if on_processor:
+        share_one_heap()
+    dtype = arguments.dtype or ("float32" if on_processor else "auto")
     source = default if arguments.model is None else arguments.model
     check_source(source, arguments.revision)
     hub: dict[str, Any] = {} if arguments.revision is None else {"revision": arguments.revision}

@@ -9,6 +9,7 @@ To read in this order; but for types, no file imports one that stands below it:
     choices_moee                            the names of each choice, without torch
     transfer_moee                           tensors to a device and back, without waiting for it
     threads_moee                            batches side by side on a processor
+    products_moee                           half precision on a processor without such arithmetic
     functional_moee                         the method: pool, route, standardize, weigh, combine, compare
     prompts_moee, hub_moee, digests_moee    texts inside a prompt; files and commits from the Hub; digests of files
     tokenizer_moee                          the tokenizer beside a model's weights

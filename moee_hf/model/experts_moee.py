@@ -16,6 +16,7 @@ from .batching_moee import LARGE_MULTIPLE, SMALL_MULTIPLE, keeps_kernels, round_
 from .capture_moee import unpadded_rows
 from .experts_nf4_moee import stored_shape
 from .kernels_moee import activate
+from .products_moee import multiplies_slowly
 
 EXPERTS_IMPLEMENTATION = "moee"
 # as code of saved models may run beside the package, each copy of this file reads its own captures
@@ -91,9 +92,10 @@ def experts_forward(
     is_aligned = all(size * down_proj.itemsize % ALIGNMENT == 0 for size in down_proj.shape[1:])
     if is_aligned and has_grouped_products(hidden_states.device):
         return _all_at_once(self, hidden_states, top_k_index, top_k_weights)
-    # one by one, only those that are used are dequantized
-    is_few = top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts
-    if is_aligned and not _is_quantized(down_proj) and is_few and hidden_states.device.type == "cpu":
+    # one by one, only those that are used are dequantized, or multiplied in another dtype
+    is_few = top_k_index.numel() < MIN_TOKENS_PER_EXPERT * self.num_experts and hidden_states.device.type == "cpu"
+    is_slow = _is_quantized(down_proj) or multiplies_slowly(hidden_states.device, down_proj.dtype)
+    if is_aligned and is_few and not is_slow:
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
     return _one_by_one(self, hidden_states, top_k_index, top_k_weights)
 

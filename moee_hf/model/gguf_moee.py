@@ -8,6 +8,7 @@ many layers. Those whose values llama.cpp rearranges are left to transformers, w
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,8 @@ _READ_BY_TRANSFORMERS = {"qwen3_5_moe_text"}
 _FURTHER_NAMES = {"mlp.e_score_correction_bias": "exp_probs_b.bias"}
 # what a backbone has no use for: the head, and what follows from its configuration
 _NO_PART = re.compile(r"output\.|rope_freqs\.")
+# transformers loads in several threads, which take a fifth longer here than one: NumPy's small steps hold each up
+_DEQUANTIZING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,8 @@ def _read(tensors: list[Any], backbone: PreTrainedModel, name: str) -> torch.Ten
 
 def _dequantize(tensor: Any) -> torch.Tensor:
     try:
-        values = _gguf().dequantize(tensor.data, tensor.tensor_type)
+        with _DEQUANTIZING:
+            values = _gguf().dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
         raise ValueError(
             f"{tensor.name}: expected a format that the package gguf dequantizes; got {tensor.tensor_type.name}. "

@@ -20,7 +20,6 @@ A pass that is not lean, as `forward` makes it, computes everything: steps 1, 4 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 from transformers.utils import logging
 
 from .backbone_moee import can_run_side_by_side, layer_to_read, longrope_length, quirk_of, text_model_of
@@ -42,6 +41,7 @@ from .functional_moee import Mix, combine, token_weights, weigh_layers
 from .inputs_moee import input_device
 from .layout_moee import can_pack, layout_of
 from .prefix_moee import Prefix, PrefixCache, cache_argument, can_cache_prefix, common_prefix, empty_cache
+from .products_moee import arithmetic
 from .prompts_moee import TextError, tokenize
 from .threads_moee import MOST_AT_ONCE
 from .transfer_moee import is_asynchronous, send
@@ -259,21 +259,11 @@ def run_batch(
     options: dict[str, Any] = {"use_cache": cache is not None, "return_dict": True}
     if cache is not None:
         options[cache_argument(text_model)] = cache
-    with _outside_inference_mode(model.model), (capture := kind(wanted, layout, lean, prefix)):
+    with arithmetic(model.model), (capture := kind(wanted, layout, lean, prefix)):
         output = text_model(**inputs, **layout.arguments(model.is_causal), **options)
         if "state" in wanted.sources and wanted.layer is None:
             capture.set_hidden(output.last_hidden_state)
     return capture
-
-
-@contextlib.contextmanager
-def _outside_inference_mode(backbone: PreTrainedModel) -> Iterator[None]:
-    """Leave inference mode where a quantizer is at work, whose tensors cannot be sliced there; no gradients either."""
-    if getattr(backbone, "hf_quantizer", None) is None or not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 def batches_for(model: MoEEModel, num_texts: int | None) -> Batches:

@@ -25,7 +25,7 @@ const nameOf = (expert) => `Layer ${layerOf(expert)}, expert ${expert % count}`;
 const letter = (group) => String.fromCharCode(65 + group);
 const wordsOf = (group) => group.words.map((word) => data.words[word]);
 
-find("title").textContent = `What the experts of ${data.model} read`;
+find("title").textContent = `What the experts read: ${data.model}`;
 find("summary").textContent = `${numbers(data.numTexts)} texts of ${numbers(data.numTokens)} tokens (words and pieces ` +
   `of words), ${numbers(total)} experts in ${data.layers.length} layers, ${data.expertGroups.length} groups of ` +
   `experts, ${data.textGroups.length} groups of texts.`;
@@ -33,8 +33,7 @@ find("layers-help").textContent = `Here are the ${data.layers.length} layers tha
   `with ${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
   " Layers and experts are counted from 0.";
 
-const titleOf = (expert) => `layer ${layerOf(expert)}, expert ${expert % count}: ` +
-  pairs(experts.words[expert]).slice(0, 3).map(([word]) => data.words[word]).join(", ");
+const firstWords = (expert, most) => pairs(experts.words[expert]).slice(0, most).map(([word]) => data.words[word]).join(", ");
 
 // the grid, one stop of the tabulator key
 const squares = [];
@@ -49,7 +48,7 @@ data.layers.forEach((layer, row) => {
   for (let column = 0; column < count; column++) {
     const expert = row * count + column;
     const square = make("button", { type: "button", role: "gridcell", tabindex: "-1", "aria-selected": "false",
-      "aria-label": nameOf(expert), title: titleOf(expert), onclick: () => select(expert) });
+      "aria-label": nameOf(expert), title: `${nameOf(expert)}: ${firstWords(expert, 3)}`, onclick: () => select(expert) });
     squares.push(colours(square, experts.group[expert]));
     line.append(square);
   }
@@ -83,29 +82,37 @@ function select(expert) {
   squares[expert].setAttribute("aria-selected", "true");
   squares[expert].tabIndex = 0;
   const group = experts.group[expert], share = experts.share[expert];
-  const words = pairs(experts.words[expert]), texts = pairs(experts.texts[expert]);
+  const texts = pairs(experts.texts[expert]);
   const card = find("card");
   card.replaceChildren(make("h3", {}, nameOf(expert)));
   card.append(make("p", {}, mark(group, "square"), `One of group ${letter(group)}: `,
     wordsOf(data.expertGroups[group]).join(", ") || "no words in common"));
-  if (share !== null) {
-    card.append(make("p", { class: "faint" }, `Chosen for ${(share / 10).toFixed(1)}% of the tokens; if all were ` +
-      `chosen alike, it would be ${(100 * data.chosen / count).toFixed(1)}%.`));
-  }
-  card.append(make("h4", {}, "It lights up at these words"), make("p", {}, ...(words.length ?
-    words.map(([word, value]) => chip(data.words[word], value)) : ["none: its weight hardly changes"])));
-  card.append(make("h4", {}, "It lights up most at these texts, read as a whole"), make("ol", {},
+  const chips = (words) => make("p", {}, ...(words.length ?
+    pairs(words).map(([word, value]) => chip(data.words[word], value)) : ["none: its weight hardly changes"]));
+  card.append(make("h4", {}, `What it is about: ${clarity(expert)}`), chips(experts.words[expert]),
+    make("p", { class: "faint" }, "Texts with these words light it up most, on average. Of the texts below, " +
+      `${experts.withWords[expert]} of ${texts.length} have one of them.`));
+  card.append(make("h4", {}, "It lights up most at these texts"), make("ol", {},
     ...texts.map(([text, value]) => make("li", {}, data.texts[text], " ",
       make("span", { class: "times" }, times(value))))));
+  card.append(make("h4", {}, "On the way through a text, it lights up at these pieces"), chips(experts.tokens[expert]));
+  card.append(make("p", { class: "faint" }, "Embeddings do not see these: they read the routing at the end of the prompt " +
+    "around a text, as the words and texts above do." + (share === null ? "" :
+      ` The expert is chosen for ${(share / 10).toFixed(1)}% of all pieces; if all experts were chosen alike, it ` +
+      `would be ${(100 * data.chosen / count).toFixed(1)}%.`)));
   card.append(make("h4", {}, "It goes together with"), make("p", {}, ...pairs(experts.partners[expert])
     .map(([other, value]) => expertButton(other, ` (correlation ${(value / 100).toFixed(2)})`))));
 }
 
-// the experts whose words are the least usual for them, on average
-const clearness = experts.words.map((words) => pairs(words).reduce((sum, [, value]) => sum + value, 0) /
-  Math.max(1, words.length / 2));
-find("clearest").append(...[...clearness.keys()].sort((a, b) => clearness[b] - clearness[a]).slice(0, 10)
-  .map((expert) => expertButton(expert)));
+// how many of its texts have one of its words
+function clarity(expert) {
+  const share = experts.withWords[expert] / Math.max(1, experts.texts[expert].length / 2);
+  return share >= 0.75 ? "a clear topic" : share >= 0.5 ? "a mixed topic" : "no clear topic";
+}
+const strength = experts.words.map((words) => pairs(words).reduce((sum, [, value]) => sum + value, 0));
+find("clearest").append(...[...strength.keys()]
+  .sort((a, b) => experts.withWords[b] - experts.withWords[a] || strength[b] - strength[a]).slice(0, 10)
+  .map((expert) => expertButton(expert, `: ${firstWords(expert, 2)}`)));
 
 // where words begin with what is typed; in the words of an expert this counts before in its texts
 const beginsWith = (wanted) => {
@@ -123,7 +130,7 @@ find("find-expert").addEventListener("input", (event) => {
   const texts = new Set(lowerTexts.flatMap((text, index) => has(text) ? [index] : []));
   const found = [];
   squares.forEach((square, expert) => {
-    const byWord = pairs(experts.words[expert]).filter(([word]) => words.has(word)).map(([, value]) => value);
+    const byWord = pairs([...experts.words[expert], ...experts.tokens[expert]]).filter(([word]) => words.has(word)).map(([, value]) => value);
     const byText = pairs(experts.texts[expert]).filter(([text]) => texts.has(text)).map(([, value]) => value);
     const matches = named >= 0 ? expert === named : wanted !== "" && byWord.length + byText.length > 0;
     square.classList.toggle("match", matches);

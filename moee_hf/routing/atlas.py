@@ -12,11 +12,11 @@ import torch
 
 from ..model.backbone_moee import experts_per_token
 from ..model.functional_moee import check_count
-from .atlas_groups import groups_of, import_sklearn, names_of, plane, principal
+from .atlas_groups import groups_of, import_sklearn, names_of, plane, principal, words_in
 from .atlas_neighbours import between_groups, nearest_rows
 from .atlas_reading import read_texts
 from .atlas_sums import Sample, TokenSums, TopTexts, digest_of
-from .atlas_words import best_words, words_of_groups
+from .atlas_words import TextWords, best_tokens
 
 if TYPE_CHECKING:
     from ..model.modeling_moee import MoEEModel
@@ -42,8 +42,10 @@ class Expert:
         expert: Its number in the layer.
         share: The share of the tokens that visit it; the weights decide, as far as they do in this architecture. None:
             the model does not say how many experts a token visits.
-        words: Its words, the best first: for each, how much larger its centred log-ratio is at the tokens of this word
-            than on average.
+        words: The words of the texts at which it lights up, the best first: for each, how much larger its centred
+            log-ratio is at the last token of texts with this word than on average.
+        tokens: The tokens at which it lights up, the best first: for each, how much larger its centred log-ratio is
+            there than on average.
         texts: The texts with the largest centred log-ratios at the last token: the beginning of each, and how much
             larger it is than on average.
         partners: The experts whose log-ratios rise and fall with its own over the texts: layer, expert, correlation.
@@ -54,9 +56,16 @@ class Expert:
     expert: int
     share: float | None
     words: list[tuple[str, float]]
+    tokens: list[tuple[str, float]]
     texts: list[tuple[str, float]]
     partners: list[tuple[int, int, float]]
     group: int
+
+    @property
+    def num_texts_with_words(self) -> int:
+        """How many of its texts have one of its words: the more, the clearer is what it is about."""
+        words = {word for word, _ in self.words}
+        return sum(not words.isdisjoint(words_in(text)) for text, _ in self.texts)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class ExpertGroup:
 
     Args:
         experts: Layer and number of each.
-        words: The words at which they are chosen most, on average.
+        words: The words of the texts at which they light up, on average.
         texts: Numbers of the points of the map with the largest log-ratios, on average.
     """
 
@@ -83,13 +92,13 @@ class TextGroup:
         words: Words that many of its texts have, and few others.
         central: Numbers of the points that are most similar to its mean, the most similar first.
         between: Numbers of the points whose ten nearest texts, by the cosine of embeddings, are mostly of one other
-            group: each with this group, and how many of the ten are in it; the clearest first.
+            group: each with this group, how many of the ten are in it, and the nearest of them; the clearest first.
     """
 
     size: int
     words: list[str]
     central: list[int]
-    between: list[tuple[int, int, int]]
+    between: list[tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,8 @@ def atlas(
     del sample, compared  # which hold the vectors a second time
     if len(shown) < LEAST_TEXTS:
         raise ValueError(f"texts: expected {LEAST_TEXTS} different ones or more, to compare; got {len(shown)}.")
-    experts, groups = _experts(model, tops, sums, last_total / num_texts, ratios[: len(shown)])
+    ratios = ratios[: len(shown)]  # which are of the first of these texts
+    experts, groups = _experts(model, tops, sums, last_total / num_texts, ratios, TextWords(shown[: len(ratios)]))
     components = principal(embeddings)
     text_group = groups_of(components)
     places, projection = plane(components)
@@ -198,16 +208,16 @@ def _name(model: MoEEModel) -> str:
 
 
 def _experts(
-    model: MoEEModel, tops: TopTexts, sums: TokenSums, mean: torch.Tensor, ratios: np.ndarray
+    model: MoEEModel, tops: TopTexts, sums: TokenSums, mean: torch.Tensor, ratios: np.ndarray, text_words: TextWords
 ) -> tuple[list[Expert], list[ExpertGroup]]:
-    """All experts and their groups; `mean` is that of the log-ratios at the last token, `ratios` some of these."""
+    """All experts and their groups; `mean` is that of log-ratios at the last token, `ratios` those of some texts."""
     layers, width = model.config.router_indices, model.config.router_shape[1]
     profiles = ratios.astype(np.float32).T  # a row for each expert, a number for each text
     profiles -= profiles.mean(axis=1, keepdims=True)
+    words, tokens = text_words.best(profiles.T, WORDS), best_tokens(model.tokenizer, sums, WORDS)
     profiles /= np.maximum(np.linalg.norm(profiles, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     near, values = nearest_rows(profiles, min(PARTNERS, len(profiles) - 1))
     group_of = groups_of(principal(profiles))
-    words = best_words(model.tokenizer, sums, WORDS)
     places = [(layers[number // width], number % width) for number in range(len(profiles))]
     experts = []
     for number, place in enumerate(places):
@@ -221,12 +231,13 @@ def _experts(
             (*places[other], value)
             for other, value in zip(near[number].tolist(), values[number].tolist(), strict=True)
         ]
-        experts.append(Expert(*place, share, words[number], texts, partners, int(group_of[number])))
+        group = int(group_of[number])
+        experts.append(Expert(*place, share, words[number], tokens[number], texts, partners, group))
     members = [np.flatnonzero(group_of == group) for group in range(int(group_of.max()) + 1)]
-    groups = []
-    for own, common in zip(members, words_of_groups(model.tokenizer, sums, members, WORDS), strict=True):
-        best = np.argsort(-profiles[own].mean(axis=0), kind="stable")[:GROUP_TEXTS]
-        groups.append(ExpertGroup([places[number] for number in own], common, best.tolist()))
+    groups, means = [], np.stack([profiles[own].mean(axis=0) for own in members])
+    for own, mean_profile, common in zip(members, means, text_words.best(means.T, WORDS), strict=True):
+        best = np.argsort(-mean_profile, kind="stable")[:GROUP_TEXTS]
+        groups.append(ExpertGroup([places[number] for number in own], [word for word, _ in common], best.tolist()))
     return experts, groups
 
 

@@ -19,15 +19,16 @@ data.textGroups.forEach((group, number) => {
 
   const item = (point, more = "") => make("li", {}, map.texts[point], more);
   const looked = Math.min(10, points - 1);
-  const elsewhere = (other, often) => make("span", { class: "faint" },
-    ` — ${often} of its ${looked} nearest texts are in group ${other + 1} (${groupName(other)})`);
-  const between = group.between.map(([point, other, often]) => item(point, elsewhere(other, often)));
+  const elsewhere = (other, often, nearest) => make("span", { class: "faint" },
+    ` — ${often} of its ${looked} nearest texts are in group ${other + 1} (${groupName(other)}), the nearest of them: ` +
+    `“${map.texts[nearest]}”`);
+  const between = group.between.map(([point, ...where]) => item(point, elsewhere(...where)));
   find("group-list").append(make("section", { class: "card" },
     make("h3", {}, mark(number), `Group ${number + 1}: ${group.words.join(", ") || "no words of its own"}`),
     make("p", { class: "faint" }, `${numbers(group.size)} of the ${numbers(points)} texts on the map`),
+    make("h4", {}, "Most typical"), make("ul", {}, ...group.central.map((point) => item(point))),
     make("h4", {}, "Nearest to another group: does it belong here?"), between.length ?
-      make("ul", {}, ...between) : make("p", {}, "No text of this group is."),
-    make("h4", {}, "Most typical"), make("ul", {}, ...group.central.map((point) => item(point)))));
+      make("ul", {}, ...between) : make("p", {}, "No text of this group is.")));
 });
 
 let width = 0, height = 0;
@@ -65,9 +66,13 @@ function draw() {
     middles[group][0] += x / data.textGroups[group].size;
     middles[group][1] += y / data.textGroups[group].size;
   }
-  data.textGroups.forEach((group, number) => {  // the number of each group, in its middle
+  const written = [];
+  middles.forEach((middle, number) => {  // the number of each group, in its middle, or below one that is there
     if (shownGroup !== null && shownGroup !== number) return;
-    const [x, y] = middles[number];
+    const x = middle[0];
+    let y = middle[1], above;
+    while ((above = written.find((other) => Math.abs(other[0] - x) < 26 && Math.abs(other[1] - y) < 22))) y = above[1] + 22;
+    written.push([x, y]);
     context.font = "bold 20px system-ui, sans-serif";
     context.lineWidth = 6;
     context.lineJoin = "round";
@@ -148,13 +153,13 @@ new ResizeObserver(draw).observe(find("legend"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 draw();
 
-find("made").textContent = "Each text was read once, inside the prompt of the model. Words: the pieces of the texts, " +
-  "each with the average of the expert's log-ratio (its routing weight in comparison with the others of its layer) " +
-  "at this piece, less the average over all pieces; a piece that came seldom counts less (n of n + 5). Texts: the " +
-  "same log-ratio at the last token, with which the model sums a text up. Experts go together when these rise and " +
-  "fall together over texts. Groups are made by k-means; of 6 to 14, that number is taken which tells them apart " +
-  "best (the mean silhouette). Of very many texts, the map shows a random sample. Long texts are shortened." +
+find("made").textContent = "Each text was read once, inside the prompt of the model. Texts of an expert: those with the " +
+  "largest log-ratio (its routing weight in comparison with the others of its layer) at the last token, with which the " +
+  "model sums a text up. Words: the average of this over the texts that have a word, less the average over all texts; " +
+  "a word that few texts have counts less (n of n + 5). Pieces: the same at the piece itself. Experts go together when " +
+  "their log-ratios rise and fall together over texts. Groups are made by k-means; of 6 to 14, that number is taken " +
+  "which tells them apart best (the mean silhouette). Of very many texts, the map shows a random sample. Long texts are shortened." +
   (data.numLeftOut ? ` ${numbers(data.numLeftOut)} of ${numbers(data.numTokens)} tokens are pieces that came late, ` +
-    "for which there was no room: they are not among the words." : "");
+    "for which there was no room: they are not shown." : "");
 find("command").textContent = data.command;
 find("command").hidden = !data.command;

@@ -30,7 +30,7 @@ def nearest_rows(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray
     return near, values
 
 
-def between_groups(embeddings: np.ndarray, group_of: np.ndarray, most: int) -> list[list[tuple[int, int, int]]]:
+def between_groups(embeddings: np.ndarray, group_of: np.ndarray, most: int) -> list[list[tuple[int, int, int, int]]]:
     """Return, for each group, its texts whose nearest texts are mostly of one other group, the clearest first.
 
     Args:
@@ -39,14 +39,16 @@ def between_groups(embeddings: np.ndarray, group_of: np.ndarray, most: int) -> l
         most: How many texts of a group, at most.
 
     Returns:
-        For each: its number, the other group, and how many of its `NEIGHBOURS` nearest texts by cosine are in that.
+        For each: its number, the other group, how many of its `NEIGHBOURS` nearest texts by cosine are in that, and
+        the number of the nearest one of these.
     """
     number = int(group_of.max()) + 1
     looked_at = min(NEIGHBOURS, len(embeddings) - 1)
     near, _ = nearest_rows(embeddings.astype(np.float32), looked_at)
     counts = (group_of[near][:, :, None] == np.arange(number)).sum(axis=1)  # [n, groups]
     others, most_of = counts.argmax(axis=1), counts.max(axis=1)
-    found: list[list[tuple[int, int, int]]] = [[] for _ in range(number)]
+    found: list[list[tuple[int, int, int, int]]] = [[] for _ in range(number)]
     for row in np.flatnonzero((others != group_of) & (2 * most_of > looked_at)).tolist():
-        found[group_of[row]].append((row, int(others[row]), int(most_of[row])))
+        nearest = near[row][group_of[near[row]] == others[row]][0]
+        found[group_of[row]].append((row, int(others[row]), int(most_of[row]), int(nearest)))
     return [sorted(texts, key=lambda text: -text[2])[:most] for texts in found]

@@ -15,7 +15,7 @@ from ..files.partial import written_aside
 from .atlas import Atlas
 
 # bytes of the texts in the page: those of the map, and those of experts; the rest of 10 MB is for numbers and words
-MAP_BYTES, EXPERT_BYTES, WORD_BYTES = 4_000_000, 2_000_000, 1_000_000
+MAP_BYTES, EXPERT_BYTES, WORD_BYTES = 2_500_000, 1_800_000, 1_000_000
 
 
 def write_page(atlas: Atlas, path: str | os.PathLike[str], command: str = "") -> None:
@@ -43,7 +43,7 @@ def page_data(atlas: Atlas, command: str = "") -> dict[str, Any]:
 
     Log-ratios are in hundredths, correlations in hundredths, shares in thousandths, places in thousandths of the map.
     """
-    words = _Table(word for expert in atlas.experts for word, _ in expert.words)
+    words = _Table(word for expert in atlas.experts for word, _ in expert.words + expert.tokens)
     words.add(word for group in atlas.expert_groups for word in group.words)
     texts = _Table(text for expert in atlas.experts for text, _ in expert.texts)
     layers = list(dict.fromkeys(expert.layer for expert in atlas.experts))
@@ -62,12 +62,10 @@ def page_data(atlas: Atlas, command: str = "") -> dict[str, Any]:
         "experts": {
             "share": [None if expert.share is None else round(1000 * expert.share) for expert in atlas.experts],
             "group": [expert.group for expert in atlas.experts],
-            "words": [
-                [part for w, v in e.words for part in (words.numbers[w], _hundredths(v))] for e in atlas.experts
-            ],
-            "texts": [
-                [part for t, v in e.texts for part in (texts.numbers[t], _hundredths(v))] for e in atlas.experts
-            ],
+            "words": [words.pairs(expert.words) for expert in atlas.experts],
+            "tokens": [words.pairs(expert.tokens) for expert in atlas.experts],
+            "texts": [texts.pairs(expert.texts) for expert in atlas.experts],
+            "withWords": [expert.num_texts_with_words for expert in atlas.experts],
             "partners": [
                 [part for layer, other, v in e.partners for part in (number_of[layer, other], round(100 * v))]
                 for e in atlas.experts
@@ -105,13 +103,13 @@ class _Table:
         for string in strings:
             self.numbers.setdefault(string, len(self.numbers))
 
+    def pairs(self, values: list[tuple[str, float]]) -> list[int]:
+        """The number of each string, and behind it its value, in hundredths."""
+        return [part for string, value in values for part in (self.numbers[string], round(100 * min(value, 99.0)))]
+
     @property
     def values(self) -> list[str]:
         return list(self.numbers)
-
-
-def _hundredths(value: float) -> int:
-    return round(100 * min(value, 99.0))
 
 
 def _cut(texts: list[str], most_bytes: int) -> list[str]:

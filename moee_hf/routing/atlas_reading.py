@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # batch by batch, nothing is kept of them, so that more than elsewhere are sorted by length at a time
-WINDOW_TEXTS = 4096
+WINDOW_TEXTS = 8192
 
 
 class LogRatioCapture(TokenCapture):

@@ -82,7 +82,6 @@ class TokenSums:
         sums: Of centred log-ratios, a row for each of them, of shape `(capacity, num_layers * num_experts)`.
         counts: Number of tokens of each row.
         total: Sum over all tokens, float64 of shape `(num_layers * num_experts,)`.
-        squares: Sum of the squares, likewise.
         visits: How many tokens visit each expert, likewise.
         num_tokens: Number of all tokens.
     """
@@ -95,7 +94,7 @@ class TokenSums:
         self.ids: list[int] = []
         self.sums = torch.from_numpy(np.zeros((capacity, width), np.float32))  # takes memory as rows are written
         self.counts = torch.zeros(capacity, dtype=torch.int64)
-        self.total, self.squares, self.visits = torch.zeros(3, width, dtype=torch.float64)
+        self.total, self.visits = torch.zeros(2, width, dtype=torch.float64)
         self.num_tokens, self._chosen = 0, chosen
         self._rows = torch.full((vocabulary,), -1)
 
@@ -108,10 +107,8 @@ class TokenSums:
         if self._chosen is not None:
             visited = torch.zeros_like(ratios).scatter_(-1, ratios.topk(self._chosen, dim=-1).indices, 1.0)
             self.visits += (times.float() @ visited.flatten(1)).double()
-        ratios, weights = ratios.flatten(1), times[:, None].float()
-        weighted = ratios * weights
+        weighted = ratios.flatten(1) * times[:, None].float()
         self.total += weighted.sum(dim=0, dtype=torch.float64)
-        self.squares += (weighted * ratios).sum(dim=0, dtype=torch.float64)
         self.num_tokens += int(times.sum())
         rows = self._rows[ids]
         is_known = rows >= 0

@@ -24,10 +24,10 @@ function bar(name, start, amount, low, high, color, share = "") {
 function showParts() {
   const { first, second } = state;
   const [hidden, routing] = [data.hidden[first][second], data.routing[first][second]];
-  const [headline, sentence, alone] = data.words.pairs[data.pairs.indexOf(pairOf())];
+  const [headline, sentence] = data.words.pairs[data.pairs.indexOf(pairOf())];
   find("headline").textContent = headline;
   find("parts").textContent = sentence;
-  find("alone").textContent = alone;
+  find("alone").textContent = data.words.alone;
   find("measures").textContent = data.words.measures;
   const [low, high] = [Math.min(0, hidden, hidden + routing), Math.max(1, hidden)];
   const share = (part) => Math.min(hidden, routing) >= 0 && hidden + routing > 0
@@ -43,9 +43,12 @@ function showParts() {
   find("layers").replaceChildren(...amounts.map((amount, layer) =>
     bar(`layer ${data.layers[layer]}`, 0, amount, least, most, "routing")));
   for (const side of ["for", "against"])
-    find(side).replaceChildren(...pairOf()[side].map((part) => make("button", {
-      class: "expert", type: "button", onclick: () => choose(data.layers.indexOf(part.layer), part.expert),
-    }, `layer ${part.layer}, expert ${part.expert}: ${show(part.amount)}`)));
+    find(side).replaceChildren(...pairOf()[side].map((part) => {
+      const layer = data.layers.indexOf(part.layer);
+      const isAvoided = [first, second].every((text) => data.experts[text][layer][part.expert] < 0);
+      return make("button", { class: "expert", type: "button", onclick: () => choose(layer, part.expert) },
+        `layer ${part.layer}, expert ${part.expert}: ${show(part.amount)}${isAvoided ? " (both less than usual)" : ""}`);
+    }));
 }
 
 // parts of one character, as those of an emoji, are one piece

@@ -21,10 +21,10 @@ from .explain_words import (
     number,
     parts,
     percentages,
+    remarks,
     routing_alone,
     routing_of,
     rule,
-    words_of,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def draw_pair(explanation: Explanation, theme: Theme, first: int = 0, second: in
     from matplotlib.figure import Figure
 
     num_layers = len(explanation.layers)
-    heights = [4 * _LINE_HEIGHT + 0.1, 0.9]
+    heights = [5 * _LINE_HEIGHT + 0.1, 0.9]
     if num_layers:
         strongest = sum(map(len, explanation.strongest(first, second)))
         height = float(np.clip(num_layers * _LAYER_HEIGHT, *_MAP_HEIGHT))
@@ -60,7 +60,7 @@ def draw_pair(explanation: Explanation, theme: Theme, first: int = 0, second: in
     figure.set_layout_engine("constrained", hspace=0.02, h_pad=0.08)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     axes = [figure.add_subplot(grid[row]) for row in range(len(heights))]
-    sentences = [headline(explanation, first, second), parts(explanation, first, second)]
+    sentences = [headline(explanation, first, second), parts(explanation, first, second), routing_alone(explanation)]
     _texts(axes[0], sentences, explanation, first, second)
     _parts(axes[1], explanation, theme, first, second)
     if num_layers:
@@ -75,7 +75,9 @@ def _texts(axis: Any, sentences: list[str], explanation: Explanation, *numbers: 
     from matplotlib.transforms import blended_transform_factory
 
     axis.axis("off")
-    lines = sentences + [f"{text + 1}  {one_line(explanation.texts[text], _LINE)}" for text in numbers]
+    lines = list(filter(None, sentences)) + [
+        f"{text + 1}  {one_line(explanation.texts[text], _LINE)}" for text in numbers
+    ]
     across = blended_transform_factory(axis.figure.transFigure, axis.transAxes)
     for row, line in enumerate(lines):
         style: dict[str, Any] = {"fontsize": 15, "fontweight": "bold"} if row == 0 else {}
@@ -103,7 +105,10 @@ def _parts(axis: Any, explanation: Explanation, theme: Theme, first: int, second
     axis.axvline(0, color=theme.faint, linewidth=1)
     axis.set_yticks(range(2), [name for name, *_ in rows])
     axis.set_ylim(1.6, -0.6)
-    axis.set_xlim(min(0.0, hidden, total) * 1.05, 1.25)
+    low = min(0.0, hidden, total) * 1.05
+    axis.set_xlim(low, 1.25)  # room for numbers
+    axis.set_xticks(np.arange(np.ceil(5 * low) / 5, 1.1, 0.2))
+    axis.spines["bottom"].set_bounds(low, 1)
     axis.set_title("What it is made of (dotted: the similarity, the sum of both)")
     axis.tick_params(axis="y", length=0)
 
@@ -120,8 +125,8 @@ def _layers(axis: Any, explanation: Explanation, theme: Theme, first: int, secon
     axis.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
     axis.set_xlim(-0.6, max(len(layers), 8) - 0.4)
     axis.set_xlabel("MoE layer")
-    title = "What the routing in each layer gives to the similarity"
-    axis.set_title("\n".join(filter(None, [routing_alone(explanation, first, second), title])))
+    routing = number(explanation.of_routing[first, second])
+    axis.set_title(f"What the routing in each layer gives to the similarity, {routing} in all")
     axis.locator_params(axis="y", nbins=4)
 
 
@@ -168,8 +173,7 @@ def _strongest(axis: Any, explanation: Explanation, theme: Theme, first: int, se
     for row, part in enumerate(rows):
         color = theme.positive if part.amount > 0 else theme.negative
         axis.barh(row, part.amount, color=color, height=0.7)
-        words = [f"{text + 1}: {words_of(explanation, text, part, _WORDS)}" for text in (first, second)]
-        label = number(part.amount) + ("" if explanation.tokens is None else "   " + "   ".join(words))
+        label = "   ".join([number(part.amount), *remarks(explanation, first, second, part, _WORDS)])
         axis.annotate(
             label, (max(part.amount, 0), row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
         ).set_in_layout(False)
@@ -177,7 +181,7 @@ def _strongest(axis: Any, explanation: Explanation, theme: Theme, first: int, se
     axis.set_yticks(range(len(rows)), [expert_name(part) for part in rows], fontsize=10)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     # words stand where no bar is
-    axis.set_xlim(min([0.0, *(1.1 * part.amount for part in rows)]), most * (1.3 if explanation.tokens is None else 3))
+    axis.set_xlim(min([0.0, *(1.1 * part.amount for part in rows)]), most * 3)
     axis.tick_params(axis="y", length=0)
     axis.xaxis.set_visible(False)
     axis.spines["bottom"].set_visible(False)

@@ -12,6 +12,7 @@ from .explain_words import HIDDEN, MEASURES, PRODUCT, ROUTING, headline, meaning
 _BODY = """<main>
 <h1 id="headline"></h1>
 <p id="parts"></p>
+<p id="alone"></p>
 <section id="several" hidden>
 <h2>All similarities</h2>
 <p class="faint">1 is the same text. Choose two texts to see below what their similarity is made of.</p>
@@ -25,7 +26,6 @@ maps which experts it chooses.</p>
 <div id="bars"></div>
 <p id="sum" class="faint"></p>
 <div id="routing">
-<p id="alone"></p>
 <h2>What the routing in each MoE layer gives</h2>
 <div id="layers"></div>
 <h2>Expert by expert</h2>
@@ -51,11 +51,9 @@ def page_of(explanation: Explanation) -> str:
         "meaning": meaning_of_routing(explanation),
         "product": PRODUCT,
         "rule": rule(explanation),
+        "alone": routing_alone(explanation),
         "measures": "" if explanation.tokens is None else MEASURES,
-        "pairs": [
-            [headline(explanation, *pair), parts(explanation, *pair), routing_alone(explanation, *pair)]
-            for pair in pairs
-        ],
+        "pairs": [[headline(explanation, *pair), parts(explanation, *pair)] for pair in pairs],
     }
     data = {**_short(numbers), "words": words, "shown": [first, second]}
     script, style = (

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..figures.words import one_line
 from .explain import ExpertPart, Explanation
+from .tokens import ChosenExperts
 
 HIDDEN, ROUTING = "hidden state (HS)", "routing (RW)"
 PRODUCT = "What each expert gives to the similarity: both texts multiplied"
@@ -46,12 +47,11 @@ def percentages(*amounts: float) -> list[str]:
     return [f" ({100 * amount / total:.0f} %)" if min(amounts) >= 0 and total > 0 else "" for amount in amounts]
 
 
-def routing_alone(explanation: Explanation, first: int, second: int) -> str:
-    """Return what stands before parts of the routing."""
-    routing, total = explanation.of_routing[first, second], explanation.similarity[first, second]
-    if not explanation.hidden.shape[1]:
+def routing_alone(explanation: Explanation) -> str:
+    """Return what stands before parts of the routing; nothing where there is no other part, or none of it."""
+    if not (explanation.layers and explanation.hidden.shape[1]):
         return ""
-    return f"From here on the routing alone, {number(routing)} of {number(total)}; the hidden state has no such parts."
+    return "Layers and experts below split the routing alone; the hidden state has none."
 
 
 def rule(explanation: Explanation) -> str:
@@ -78,12 +78,21 @@ def expert_name(part: ExpertPart) -> str:
     return f"layer {part.layer}, expert {part.expert}"
 
 
-def words_of(explanation: Explanation, text: int, part: ExpertPart, most: int = 40) -> str:
-    """Return the words of a text whose tokens choose an expert; a hyphen stands where a word goes on."""
-    if explanation.tokens is None:
-        return ""
-    tokens, whole = explanation.tokens[text], explanation.texts[text]
-    chosen = sorted(tokens.chosen_by(explanation.layers.index(part.layer), part.expert))
+def remarks(explanation: Explanation, first: int, second: int, part: ExpertPart, most: int) -> list[str]:
+    """Return why an expert counts: both texts favour it less than usual, or the words that choose it, if known."""
+    layer = explanation.layers.index(part.layer)
+    if (explanation.routing[[first, second], layer, part.expert] < 0).all():
+        return ["both less than usual"]
+    return [
+        f"{text + 1}: {_words(explanation.texts[text], explanation.tokens[text], layer, part.expert, most)}"
+        for text in (first, second)
+        if explanation.tokens is not None
+    ]
+
+
+def _words(whole: str, tokens: ChosenExperts, layer: int, expert: int, most: int) -> str:
+    """The words of a text whose tokens choose an expert; a hyphen stands where a word goes on."""
+    chosen = sorted(tokens.chosen_by(layer, expert))
     if not chosen:
         return "no word"
     if len(chosen) == len(tokens.spans):

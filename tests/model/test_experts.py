@@ -109,7 +109,9 @@ def test_a_pass_holds_no_more_than_the_budget_counts(inner, monkeypatch):
     )  # fmt: skip
     model = MoEEModel(MoEEConfig(backbone_config=config)).bfloat16().eval()
     experts_moee.use_fast_experts(model.model)
+    # as accelerators do
     monkeypatch.setattr(experts_moee, "has_grouped_products", lambda device: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "none")
     ids = [[(7 * text + token) % 500 for token in range(40)] for text in range(50)]
     with torch.inference_mode(), Alive() as memory:
         run_batch(model, pad(ids), wanted_of(model), lean=True)

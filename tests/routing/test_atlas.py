@@ -11,7 +11,7 @@ from support.common import MANY, TEXTS, backbone_alone, set_random_statistics
 from moee_hf.model.prompts_moee import PROMPTS
 from moee_hf.routing import atlas_reading
 from moee_hf.routing.atlas import atlas
-from moee_hf.routing.atlas_groups import groups_of, names_of
+from moee_hf.routing.atlas_groups import groups_of, names_of, words_in
 from moee_hf.routing.atlas_neighbours import between_groups
 from moee_hf.routing.atlas_sums import Sample, TokenSums, TopTexts, digest_of
 
@@ -72,18 +72,47 @@ def test_experts_are_as_loops_have_them(made):
         values = Counter()
         for token, row in tokens:
             values[token] += (row[place] - rows[:, *place].mean()) / (counts[token] + 5)
-        words = {}
+        tokens_of = {}
         for token, value in values.most_common():
             word = model.tokenizer.decode([token]).strip()
             if value > 0 and word and "\ufffd" not in word:
-                words.setdefault(word.casefold(), value)
-        assert [value for _, value in expert.words] == pytest.approx(list(words.values())[:8], abs=1e-4)
-        assert all(words[word.casefold()] == pytest.approx(value, abs=1e-4) for word, value in expert.words)
+                tokens_of.setdefault(word.casefold(), value)
+        assert [value for _, value in expert.tokens] == pytest.approx(list(tokens_of.values())[:8], abs=1e-4)
+        assert all(tokens_of[word.casefold()] == pytest.approx(value, abs=1e-4) for word, value in expert.tokens)
         others = [16 * (0, 2, 4).index(layer) + other for layer, other, _ in expert.partners]
         assert [value for _, _, value in expert.partners] == pytest.approx(
             np.sort(correlation[number])[:-5:-1], abs=5e-3
         )
         assert correlation[number, others] == pytest.approx([value for _, _, value in expert.partners], abs=5e-3)
+
+
+def test_words_of_experts_and_groups_are_those_of_their_texts(made):
+    """The mean over the texts with a word, less that over all, shrunk where they are few; each text counts once."""
+    found, judged, _ = made
+    holders = {}
+    for text in DISTINCT:
+        for word in words_in(text):
+            holders.setdefault(word, []).append(text)
+    holders = {word: texts for word, texts in holders.items() if len(texts) > 1}
+
+    def check(words, value_of, tolerance):
+        mean = np.mean([value_of(text) for text in DISTINCT])
+        expected = {word: sum(value_of(text) - mean for text in own) / (len(own) + 5) for word, own in holders.items()}
+        best = sorted((value for value in expected.values() if value > tolerance), reverse=True)[:8]
+        assert [value for _, value in words][: len(best)] == pytest.approx(best, abs=tolerance)
+        assert all(expected[word] == pytest.approx(value, abs=tolerance) for word, value in words)
+
+    for number, expert in enumerate(found.experts):
+        place = divmod(number, 16)
+        check(expert.words, lambda text, place=place: judged[text][2][place], 5e-3)
+        own = {word for word, _ in expert.words}
+        assert expert.num_texts_with_words == sum(bool(own & words_in(text)) for text, _ in expert.texts)
+    for group in found.expert_groups:
+        profile = np.mean([judged_profile(judged, *place) for place in group.experts], axis=0)
+        value = dict(zip(DISTINCT, profile.tolist(), strict=True))
+        means = {word: sum(map(value.get, own)) / (len(own) + 5) for word, own in holders.items()}
+        best = sorted((mean for mean in means.values() if mean > 1e-3), reverse=True)[:8]
+        assert [means[word] for word in group.words][: len(best)] == pytest.approx(best, abs=1e-3)
 
 
 def test_groups(made):
@@ -114,7 +143,10 @@ def test_texts_whose_neighbours_are_of_another_group():
     angles = np.radians([*range(12), *range(80, 92)])
     vectors, groups = np.stack([np.cos(angles), np.sin(angles)], axis=1), np.repeat([0, 1], 12)
     groups[[5, 20]] = 1, 0
-    assert between_groups(vectors, groups, 10) == [[(20, 1, 10)], [(5, 0, 10)]]
+    (first,), (second,) = between_groups(vectors, groups, 10)
+    assert (first[:3], second[:3]) == ((20, 1, 10), (5, 0, 10))
+    assert first[3] in (19, 21)  # one degree away
+    assert second[3] in (4, 6)
 
 
 def test_groups_of_texts_have_the_words_that_tell_them_apart():

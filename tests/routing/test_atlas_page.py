@@ -47,12 +47,13 @@ def test_page_is_of_the_atlas(loaded, capsys):
     np.testing.assert_allclose(np.reshape(data["map"]["places"], (-1, 2)) / 1000, expected.places, atol=1e-3)
     experts = data["experts"]
     for number, expert in enumerate(expected.experts):
-        for name, table in (("words", data["words"]), ("texts", data["texts"])):
+        for name, table in (("words", data["words"]), ("tokens", data["words"]), ("texts", data["texts"])):
             flat = experts[name][number]
             assert [table[index] for index in flat[::2]] == [string for string, _ in getattr(expert, name)]
             np.testing.assert_allclose(flat[1::2], [100 * v for _, v in getattr(expert, name)], atol=0.6)
         partners = [divmod(other, 16) for other in experts["partners"][number][::2]]
         assert partners == [(layer, other) for layer, other, _ in expert.partners]
+        assert experts["withWords"][number] == expert.num_texts_with_words
         assert experts["share"][number] == pytest.approx(1000 * expert.share, abs=0.5)
     assert [[divmod(expert, 16) for expert in group["experts"]] for group in data["expertGroups"]] == [
         group.experts for group in expected.expert_groups
@@ -99,6 +100,7 @@ def wide_atlas(layers, width, top, text):
             *place,
             share=0.03125,
             words=[(f"{number} {rank} {text[:20]}", 12.345) for rank in range(8)],
+            tokens=[(f"{number} {rank} {text[:20]}.", 12.345) for rank in range(8)],
             texts=[(f"{number} {rank} {text}", 12.345) for rank in range(top)],
             partners=[(*places[-1], 0.987)] * 4,
             group=13,
@@ -110,7 +112,7 @@ def wide_atlas(layers, width, top, text):
         [ExpertGroup(places, [text[:20]] * 8, [19_999] * 5)],
         [f"{number} {text}" for number in range(20_000)],
         *(np.full((20_000, 2), 0.999), "PCA", np.full(20_000, 13)),
-        [TextGroup(20_000, [text] * 5, [19_999] * 5, [(19_999, 13, 10)] * 10)] * 14,
+        [TextGroup(20_000, [text] * 5, [19_999] * 5, [(19_999, 13, 10, 19_999)] * 10)] * 14,
     )
 
 

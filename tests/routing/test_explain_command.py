@@ -36,12 +36,15 @@ def wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def test_the_view_of_two_texts(capsys, model):
-    out = printed(capsys, *PAIR, "--tokens", "--prompt", "none", "--combination", "sum", "--alpha", "1")
+@pytest.mark.parametrize("activation", ["softmax", "clr"])
+def test_the_view_of_two_texts(capsys, model, activation):
+    choices = ["--combination", "sum", "--alpha", "1", "--router-activation", activation]
+    out = printed(capsys, *PAIR, "--tokens", "--prompt", "none", *choices)
+    model.config.choose(router_activation=activation)
     explanation = explain(model, *PAIR, prompt_name="none", combination="sum", alpha=1, tokens=True)
     lines = out.splitlines()
     assert numbers(lines[0]) == pytest.approx([explanation.similarity[0, 1]], abs=1e-3)
-    assert lines[3:5] == [f"1  {PAIR[0]}", "2  Someone performs music [bold]$5 [31m."]
+    assert lines[4:6] == [f"1  {PAIR[0]}", "2  Someone performs music [bold]$5 [31m."]
     parts = [numbers(line) for line in lines if "weight" in line]
     expected = zip(
         (explanation.of_hidden, explanation.of_routing), explanation.weights, explanation.cosines, strict=True
@@ -54,7 +57,12 @@ def test_the_view_of_two_texts(capsys, model):
     assert [tuple(map(int, re.findall(r"\d+", line)[:2])) for line in experts] == [
         (part.layer, part.expert) for part in alike + differ
     ]
+    assert ("both less than usual" in out) == (activation == "clr")  # softmax weights are never below 0
     for line, part in zip(experts, alike, strict=False):
+        is_avoided = (explanation.routing[:, part.layer, part.expert] < 0).all()
+        assert ("both less than usual" in line) == is_avoided
+        if is_avoided:
+            continue
         chosen = explanation.tokens[0].chosen_by(part.layer, part.expert)
         is_whole = len(chosen) == len(explanation.tokens[0].spans)
         assert all(is_whole or PAIR[0][begin:end].strip() in line for begin, end in chosen)
