@@ -33,7 +33,8 @@ find("layers-help").textContent = `Here are the ${data.layers.length} layers tha
   `with ${count} experts each` + (data.chosen ? `, of which ${data.chosen} are chosen for each piece.` : ".") +
   " Layers and experts are counted from 0.";
 
-const firstWords = (expert, most) => pairs(experts.words[expert]).slice(0, most).map(([word]) => data.words[word]).join(", ");
+const firstWords = (expert, most) => pairs(experts.words[expert]).slice(0, most).map(([word]) => data.words[word])
+  .join(", ");
 
 // the grid, one stop of the tabulator key
 const squares = [];
@@ -48,7 +49,8 @@ data.layers.forEach((layer, row) => {
   for (let column = 0; column < count; column++) {
     const expert = row * count + column;
     const square = make("button", { type: "button", role: "gridcell", tabindex: "-1", "aria-selected": "false",
-      "aria-label": nameOf(expert), title: `${nameOf(expert)}: ${firstWords(expert, 3)}`, onclick: () => select(expert) });
+      "aria-label": nameOf(expert), title: `${nameOf(expert)}: ${firstWords(expert, 3)}`,
+      onclick: () => select(expert) });
     squares.push(colours(square, experts.group[expert]));
     line.append(square);
   }
@@ -110,9 +112,9 @@ function clarity(expert) {
   return share >= 0.75 ? "a clear topic" : share >= 0.5 ? "a mixed topic" : "no clear topic";
 }
 const strength = experts.words.map((words) => pairs(words).reduce((sum, [, value]) => sum + value, 0));
-find("clearest").append(...[...strength.keys()]
-  .sort((a, b) => experts.withWords[b] - experts.withWords[a] || strength[b] - strength[a]).slice(0, 10)
-  .map((expert) => expertButton(expert, `: ${firstWords(expert, 2)}`)));
+const clearest = [...strength.keys()]
+  .sort((a, b) => experts.withWords[b] - experts.withWords[a] || strength[b] - strength[a]).slice(0, 10);
+find("clearest").append(...clearest.map((expert) => expertButton(expert, `: ${firstWords(expert, 2)}`)));
 
 // where words begin with what is typed; in the words of an expert this counts before in its texts
 const beginsWith = (wanted) => {
@@ -130,8 +132,9 @@ find("find-expert").addEventListener("input", (event) => {
   const texts = new Set(lowerTexts.flatMap((text, index) => has(text) ? [index] : []));
   const found = [];
   squares.forEach((square, expert) => {
-    const byWord = pairs([...experts.words[expert], ...experts.tokens[expert]]).filter(([word]) => words.has(word)).map(([, value]) => value);
-    const byText = pairs(experts.texts[expert]).filter(([text]) => texts.has(text)).map(([, value]) => value);
+    const valuesOf = (flat, chosen) => pairs(flat).filter(([index]) => chosen.has(index)).map(([, value]) => value);
+    const byWord = valuesOf([...experts.words[expert], ...experts.tokens[expert]], words);
+    const byText = valuesOf(experts.texts[expert], texts);
     const matches = named >= 0 ? expert === named : wanted !== "" && byWord.length + byText.length > 0;
     square.classList.toggle("match", matches);
     if (matches) found.push([byWord.length > 0, Math.max(...byWord, ...byText), expert]);
@@ -147,7 +150,7 @@ find("find-expert").addEventListener("input", (event) => {
   }
   if (found.length) select(found[0][2]);
 });
-select(0);
+select(clearest[0]);
 
 data.expertGroups.forEach((group, number) => {
   const card = make("section", { class: "card" }, make("h3", {}, mark(number, "square"), `Group ${letter(number)}`));

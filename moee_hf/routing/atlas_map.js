@@ -71,7 +71,8 @@ function draw() {
     if (shownGroup !== null && shownGroup !== number) return;
     const x = middle[0];
     let y = middle[1], above;
-    while ((above = written.find((other) => Math.abs(other[0] - x) < 26 && Math.abs(other[1] - y) < 22))) y = above[1] + 22;
+    while ((above = written.find((other) => Math.abs(other[0] - x) < 26 && Math.abs(other[1] - y) < 22)))
+      y = above[1] + 22;
     written.push([x, y]);
     context.font = "bold 20px system-ui, sans-serif";
     context.lineWidth = 6;
@@ -158,7 +159,8 @@ find("made").textContent = "Each text was read once, inside the prompt of the mo
   "model sums a text up. Words: the average of this over the texts that have a word, less the average over all texts; " +
   "a word that few texts have counts less (n of n + 5). Pieces: the same at the piece itself. Experts go together when " +
   "their log-ratios rise and fall together over texts. Groups are made by k-means; of 6 to 14, that number is taken " +
-  "which tells them apart best (the mean silhouette). Of very many texts, the map shows a random sample. Long texts are shortened." +
+  "which tells them apart best (the mean silhouette). Of very many texts, the map shows a random sample. Long texts " +
+  "are shortened." +
   (data.numLeftOut ? ` ${numbers(data.numLeftOut)} of ${numbers(data.numTokens)} tokens are pieces that came late, ` +
     "for which there was no room: they are not shown." : "");
 find("command").textContent = data.command;
