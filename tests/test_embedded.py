@@ -50,7 +50,7 @@ def test_in_safetensors_it_gives_the_same_vectors(embedded, tmp_path):
 def test_scores_on_stsb(embedded):
     if not STSB.is_file():
         pytest.skip(f"needs {STSB.relative_to(ROOT.parent)} beside the checkout, which may not be redistributed")
-    pairs = tfidf.read(STSB)[::3]  # all of them take minutes
+    pairs = tfidf.read(STSB)[::6]  # all of them take minutes
     vectors = [embedded.encode([pair[name] for pair in pairs]) for name in ("sentence1", "sentence2")]
     gold = [pair["score"] for pair in pairs]
     own = 100 * spearmanr(embedded.similarity_pairwise(*vectors), gold).statistic

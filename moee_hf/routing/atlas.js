@@ -97,13 +97,13 @@ function select(expert) {
   card.append(make("h4", {}, "It lights up most at these texts"), make("ol", {},
     ...texts.map(([text, value]) => make("li", {}, data.texts[text], " ",
       make("span", { class: "times" }, times(value))))));
-  card.append(make("h4", {}, "On the way through a text, it lights up at these pieces"), chips(experts.tokens[expert]));
-  card.append(make("p", { class: "faint" }, "Embeddings do not see these: they read the routing at the end of the prompt " +
-    "around a text, as the words and texts above do." + (share === null ? "" :
-      ` The expert is chosen for ${(share / 10).toFixed(1)}% of all pieces; if all experts were chosen alike, it ` +
-      `would be ${(100 * data.chosen / count).toFixed(1)}%.`)));
   card.append(make("h4", {}, "It goes together with"), make("p", {}, ...pairs(experts.partners[expert])
     .map(([other, value]) => expertButton(other, ` (correlation ${(value / 100).toFixed(2)})`))));
+  card.append(make("details", {}, make("summary", {}, "What it does on the way through a text"),
+    make("p", {}, "Words and texts above are of the routing at the end of the prompt around a text, which embeddings " +
+      "read. Inside a text it may be another one: there, the expert lights up most at these pieces." +
+      (share === null ? "" : ` It is chosen for ${(share / 10).toFixed(1)}% of all pieces; if all experts were chosen ` +
+        `alike, it would be ${(100 * data.chosen / count).toFixed(1)}%.`)), chips(experts.tokens[expert])));
 }
 
 // how many of its texts have one of its words

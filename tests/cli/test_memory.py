@@ -5,11 +5,13 @@ import sys
 
 import pytest
 
+from moee_hf.cli import memory
+
 # how many heaps the threads of a process have, one after the other as they run side by side
 COUNT = """
-import ctypes, re, threading
-from moee_hf.cli.memory import share_one_heap
+import ctypes, runpy, threading
 
+share_one_heap = runpy.run_path({path!r})["share_one_heap"]  # without the package, which imports torch
 {call}
 barrier = threading.Barrier(4)
 
@@ -31,7 +33,11 @@ libc.fclose(stream)
 
 def num_heaps(call):
     run = subprocess.run(
-        [sys.executable, "-c", COUNT.format(call=call)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", COUNT.format(call=call, path=memory.__file__)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return run.stdout.count("<heap nr=")
 
