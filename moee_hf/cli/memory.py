@@ -12,7 +12,7 @@ def share_one_heap() -> None:
     """Let the threads of this process allocate from one heap, where the C library is glibc; else do nothing.
 
     Each thread would get a heap of its own, which gives memory back to the system between two layers and asks for it
-    again, page by page. With one heap, the atlas of the embedded backbone takes about 3 % less time (two threads,
+    again, page by page. With one heap, the atlas of the embedded backbone takes about 2 % less time (two threads,
     1,200 texts). That is for programs of our own: a library does not choose for the process it is in.
     """
     with contextlib.suppress(AttributeError, TypeError):  # another C library, another system
