@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from transformers.utils import logging
 
+from .products_moee import HALF
 from .threads_moee import Threads
 
 logger = logging.get_logger(__name__)
@@ -38,7 +39,7 @@ SMALL_MULTIPLE, LARGE_MULTIPLE = 8, 32
 
 def keeps_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN caches a kernel (~1 MB) per matmul shape: on the CPU, in 16 bits."""
-    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cpu" and dtype in HALF
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -35,13 +35,11 @@ def arithmetic(backbone: PreTrainedModel) -> Iterator[None]:
 
     Tensors of a quantizer cannot be sliced in inference mode, which is left; there are no gradients all the same.
     """
-    if getattr(backbone, "hf_quantizer", None) is not None:
-        with contextlib.ExitStack() as stack:
-            if torch.is_inference_mode_enabled():
-                stack.enter_context(torch.inference_mode(False))
-                stack.enter_context(torch.no_grad())
+    is_quantized = getattr(backbone, "hf_quantizer", None) is not None
+    if is_quantized and torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
             yield
-    elif multiplies_slowly(backbone.device, backbone.dtype):
+    elif not is_quantized and multiplies_slowly(backbone.device, backbone.dtype):
         with _InFloat32():
             yield
     else:
@@ -59,12 +57,12 @@ class _InFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         if function not in PRODUCTS:
             return function(*args, **kwargs)
-        tensors = [value for value in (*args, *kwargs.values()) if _is_floating(value)]
-        dtype = tensors[0].dtype
-        # of two dtypes, or on two devices, there is no product
-        if not all(tensor.dtype == dtype and multiplies_slowly(tensor.device, dtype) for tensor in tensors):
+        kinds = {(value.device, value.dtype) for value in (*args, *kwargs.values()) if _is_floating(value)}
+        # of two dtypes, or on two devices, there is no product; of integers and complex numbers there are others
+        if len(kinds) != 1 or not multiplies_slowly(*next(iter(kinds))):
             return function(*args, **kwargs)
         product = function(*map(_in_float32, args), **{name: _in_float32(value) for name, value in kwargs.items()})
+        ((_, dtype),) = kinds
         return product.to(dtype)
 
 
