@@ -47,7 +47,7 @@ function showParts() {
       const layer = data.layers.indexOf(part.layer);
       const isAvoided = [first, second].every((text) => data.experts[text][layer][part.expert] < 0);
       return make("button", { class: "expert", type: "button", onclick: () => choose(layer, part.expert) },
-        `layer ${part.layer}, expert ${part.expert}: ${show(part.amount)}${isAvoided ? " (both less than usual)" : ""}`);
+        `layer ${part.layer}, expert ${part.expert}: ${show(part.amount)}${isAvoided ? ` (${data.words.avoided})` : ""}`);
     }));
 }
 

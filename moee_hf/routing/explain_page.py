@@ -7,7 +7,18 @@ from typing import Any
 
 from ..figures.page import page
 from .explain import Explanation
-from .explain_words import HIDDEN, MEASURES, PRODUCT, ROUTING, headline, meaning_of_routing, parts, routing_alone, rule
+from .explain_words import (
+    AVOIDED,
+    HIDDEN,
+    MEASURES,
+    PRODUCT,
+    ROUTING,
+    headline,
+    meaning_of_routing,
+    parts,
+    routing_alone,
+    rule,
+)
 
 _BODY = """<main>
 <h1 id="headline"></h1>
@@ -52,6 +63,7 @@ def page_of(explanation: Explanation) -> str:
         "product": PRODUCT,
         "rule": rule(explanation),
         "alone": routing_alone(explanation),
+        "avoided": AVOIDED,
         "measures": "" if explanation.tokens is None else MEASURES,
         "pairs": [[headline(explanation, *pair), parts(explanation, *pair)] for pair in pairs],
     }

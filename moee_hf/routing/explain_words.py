@@ -9,6 +9,7 @@ from .explain import ExpertPart, Explanation
 from .tokens import ChosenExperts
 
 HIDDEN, ROUTING = "hidden state (HS)", "routing (RW)"
+AVOIDED = "both less than usual"
 PRODUCT = "What each expert gives to the similarity: both texts multiplied"
 MEASURES = (
     "The maps show the last token (where the embedding is read), the words are those of the text whose own routing "
@@ -82,7 +83,7 @@ def remarks(explanation: Explanation, first: int, second: int, part: ExpertPart,
     """Return why an expert counts: both texts favour it less than usual, or the words that choose it, if known."""
     layer = explanation.layers.index(part.layer)
     if (explanation.routing[[first, second], layer, part.expert] < 0).all():
-        return ["both less than usual"]
+        return [AVOIDED]
     return [
         f"{text + 1}: {_words(explanation.texts[text], explanation.tokens[text], layer, part.expert, most)}"
         for text in (first, second)
